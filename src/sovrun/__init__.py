@@ -1,0 +1,3 @@
+"""Sovrun: a deterministic, sovereign DAG job orchestrator."""
+
+__version__ = "0.1.0"

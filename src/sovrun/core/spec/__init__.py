@@ -1,0 +1,1 @@
+"""A DAG as a value: its model, its document forms, its validation."""

@@ -1,0 +1,144 @@
+"""The normalised DAG: what every other part of Sovrun sees of a document.
+
+Owns: the frozen values below and their defaults, which belong to `apiVersion: sovrun/v1` and never change.
+Must not touch: texts, lines and columns (`document.py`), the published schema (`schema.py`).
+Durations are whole microseconds, sizes whole bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, TypeAlias
+
+from sovrun.core.ids import DagId, StepId
+
+API_VERSION: Final = "sovrun/v1"
+
+MEBIBYTE: Final = 1 << 20
+SECOND_US: Final = 1_000_000
+
+
+class Kind(StrEnum):
+    """What a step does (DESIGN section 9)."""
+
+    PYTHON = "python"
+    ARGV = "argv"
+    TOOL = "tool"
+    CONFIRM = "confirm"
+    COMMAND = "command"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The value a `{from: ...}` stands for: the run's inputs (`step` None) or a step's output, then fields of it."""
+
+    step: StepId | None
+    path: tuple[str, ...]
+
+    def __str__(self) -> str:
+        root = ("inputs",) if self.step is None else ("steps", self.step)
+        return ".".join((*root, *self.path))
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A value that stands for itself even where it looks like a reference."""
+
+    value: Any
+
+
+Template: TypeAlias = "Reference | Literal | None | bool | int | float | str | list[Template] | dict[str, Template]"
+"""JSON in which a reference may stand for any value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When an attempt that failed is followed by another.
+
+    Args:
+        max_attempts: starts in all, lost workers included.
+        max_failures: reported failures in all.
+        base_us, cap_us: first and largest delay.
+        jitter: draw the delay from the step hash below its ceiling.
+        retry_on: names of errors that may be retried; None means all.
+    """
+
+    max_attempts: int = 3
+    max_failures: int = 3
+    base_us: int = SECOND_US
+    cap_us: int = 30 * SECOND_US
+    jitter: bool = False
+    retry_on: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The limits of one attempt.
+
+    Args:
+        memory: bytes.
+        cpu_us, wall_us: processor time and wall clock.
+        processes, open_files: counts within the sandbox.
+        disk: bytes of the work directory; files: its number of files and directories.
+        log: bytes of standard output and standard error together; output: bytes of the returned value.
+    """
+
+    memory: int = 512 * MEBIBYTE
+    cpu_us: int = 3_600 * SECOND_US
+    wall_us: int = 3_600 * SECOND_US
+    processes: int = 64
+    open_files: int = 256
+    disk: int = 256 * MEBIBYTE
+    files: int = 16_384
+    log: int = 8 * MEBIBYTE
+    output: int = 16 * MEBIBYTE
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """One step.
+
+    Args:
+        entry: `module:function` for `python`, the program and its arguments for `argv`, the declaration for the rest.
+        needs: ids of direct predecessors in code point order.
+        arguments: what the step is given, by name; references not yet resolved.
+        outputs: JSON Schema of the output, when declared.
+        select: ids of the optional dependents among which the step's output chooses.
+        join_any: the step goes on when at least one need was selected.
+    """
+
+    id: StepId
+    kind: Kind
+    entry: str | tuple[str, ...] | Mapping[str, Any]
+    needs: tuple[StepId, ...] = ()
+    arguments: Mapping[str, Template] = field(default_factory=dict)
+    outputs: Mapping[str, Any] | None = None
+    retry: Retry = Retry()
+    resources: Resources = Resources()
+    select: tuple[StepId, ...] = ()
+    join_any: bool = False
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DagSpec:
+    """A DAG document that was found free of mistakes, defaults filled in.
+
+    Args:
+        inputs: JSON Schema (2020-12) of the run's inputs; an object.
+        steps: in plan order.
+        fail_fast: the first failed step cancels what has not started.
+        code: paths below the DAG's directory that hold its code; None means all of it.
+        epoch: SOURCE_DATE_EPOCH of every step: an instant in seconds, or the input it is taken from.
+    """
+
+    id: DagId
+    inputs: Mapping[str, Any]
+    steps: tuple[StepSpec, ...]
+    description: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    fail_fast: bool = False
+    code: tuple[str, ...] | None = None
+    epoch: int | Reference = 315_532_800

@@ -1,0 +1,138 @@
+"""The ports through which time, randomness, identity and execution reach the engine, and their value types.
+
+Owns: `Clock`, `Identity`, `Executor` and what passes through them. A new capability of the outside world is a new port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from sovrun.core.ids import Digest, RunId, StepId, Tenant
+from sovrun.core.spec.model import Kind, Resources
+
+
+class Clock(Protocol):
+    """Time."""
+
+    def now_us(self) -> int:
+        """Return the instant: whole microseconds since the Unix epoch."""
+
+
+class Identity(Protocol):
+    """Names that never repeat."""
+
+    def fresh(self) -> str:
+        """Return a new UUIDv7 in its usual text form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One attempt of a `python` or `argv` step, ready to run.
+
+    Args:
+        attempt: from 1.
+        entry: `module:function`, or the program (a path below `code`, or an absolute one) and its arguments.
+        arguments: canonical JSON object: the resolved arguments by name.
+        code: directory that holds the DAG's code, read-only; None when the DAG has none.
+        files: of each `$file` and `$tree` digest within `arguments`, where it lies on this machine.
+        resources: limits; an executor that cannot enforce one says so in `Executor.limits`.
+        epoch: SOURCE_DATE_EPOCH, in seconds.
+    """
+
+    tenant: Tenant
+    run: RunId
+    step: StepId
+    attempt: int
+    kind: Kind
+    entry: str | tuple[str, ...]
+    arguments: bytes
+    resources: Resources
+    epoch: int
+    code: Path | None = None
+    files: Mapping[Digest, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an attempt used: processor and wall time, and the largest resident size when known (else 0)."""
+
+    cpu_us: int = 0
+    wall_us: int = 0
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MadeFile:
+    """A file that a step returned, taken out of its work directory: verified digest, size, and where it lies for now.
+
+    The receiver moves or deletes it.
+    """
+
+    digest: Digest
+    size: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The step returned.
+
+    Args:
+        output: the returned value as the step's process wrote it: JSON text, not yet checked.
+        made: the files that `output` names by `{"$file": ...}` and that were not among the inputs.
+        log: what the step printed, standard output and standard error as they came, capped.
+    """
+
+    output: bytes
+    made: tuple[MadeFile, ...] = ()
+    log: bytes = b""
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt failed.
+
+    Args:
+        reason: stable public code, see `docs/reference/errors.md`.
+        message: one line for a person.
+        error: name of the exception's class when the step raised, for `retryOn`.
+        traceback: of the step's own code, when it raised.
+        circumstance: it belongs to the machine or to a limit, not to the work.
+        retryable: another attempt may end otherwise.
+    """
+
+    reason: str
+    message: str
+    error: str | None = None
+    traceback: str | None = None
+    circumstance: bool = False
+    retryable: bool = True
+    log: bytes = b""
+    usage: Usage = Usage()
+
+
+class Executor(Protocol):
+    """Runs one attempt of a step. The only way in which the code of a step is ever reached."""
+
+    isolation: str
+    """`sandbox` or `in-process`: recorded in every run."""
+
+    inline: bool
+    """Whether `execute` never waits, so that a worker may simply call it in turn."""
+
+    environment: Digest
+    """Interpreter version, platform tag and installed distributions with their hashes, as one digest."""
+
+    async def execute(self, task: Task) -> Succeeded | Failed:
+        """Run the attempt to its end and return how it ended.
+
+        Cancelling the call kills the attempt with all its processes. Everything that goes wrong with the step or
+        with its isolation is a `Failed`; only a bug raises.
+        """
+
+    async def close(self) -> None:
+        """Kill what still runs and release what is held."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -31,16 +32,19 @@ class State(StrEnum):
 
 _ENDS: Final = frozenset({State.FAILED, State.CANCELLED})
 
-TRANSITIONS: Final[Mapping[State, frozenset[State]]] = MappingProxyType({
-    State.RECEIVED: frozenset({State.QUEUED}) | _ENDS,
-    State.QUEUED: frozenset({State.EXECUTING}) | _ENDS,
-    State.EXECUTING: frozenset({State.AWAITING_TOOL, State.AWAITING_USER_CONFIRMATION, State.COMPLETED}) | _ENDS,
-    State.AWAITING_TOOL: frozenset({State.EXECUTING}) | _ENDS,
-    State.AWAITING_USER_CONFIRMATION: frozenset({State.EXECUTING}) | _ENDS,
-    State.COMPLETED: frozenset(),
-    State.FAILED: frozenset(),
-    State.CANCELLED: frozenset(),
-})
+TRANSITIONS: Final[Mapping[State, frozenset[State]]] = MappingProxyType(
+    {
+        State.RECEIVED: frozenset({State.QUEUED}) | _ENDS,
+        State.QUEUED: frozenset({State.EXECUTING}) | _ENDS,
+        State.EXECUTING: frozenset({State.AWAITING_TOOL, State.AWAITING_USER_CONFIRMATION, State.COMPLETED})
+        | _ENDS,
+        State.AWAITING_TOOL: frozenset({State.EXECUTING}) | _ENDS,
+        State.AWAITING_USER_CONFIRMATION: frozenset({State.EXECUTING}) | _ENDS,
+        State.COMPLETED: frozenset(),
+        State.FAILED: frozenset(),
+        State.CANCELLED: frozenset(),
+    }
+)
 
 TERMINAL: Final = frozenset(state for state, targets in TRANSITIONS.items() if not targets)
 
@@ -116,7 +120,7 @@ def decide_received(tally: Tally, needs: int, *, join_any: bool) -> Reason | Non
 
 
 class Counts(NamedTuple):
-    """How many steps of a run are in which state; all that the run's state depends on. Failed ones are not terminal's rest."""
+    """How many steps of a run are in which state; what the run's state depends on; `failed` counts the failed ones."""
 
     received: int = 0
     queued: int = 0
@@ -138,7 +142,9 @@ class RunFacts:
 def run_state(facts: RunFacts) -> State:
     """Return the state of a run (DESIGN section 3)."""
     counts = facts.counts
-    if not (counts.received or counts.queued or counts.executing or counts.awaiting_tool or counts.awaiting_user):
+    if not (
+        counts.received or counts.queued or counts.executing or counts.awaiting_tool or counts.awaiting_user
+    ):
         if facts.cancelled:
             return State.CANCELLED
         return State.FAILED if counts.failed else State.COMPLETED
@@ -162,6 +168,6 @@ def run_path(source: State, target: State) -> tuple[State, ...]:
         return (target,)
     for between in ((State.EXECUTING,), (State.QUEUED,), (State.QUEUED, State.EXECUTING)):
         way = (source, *between, target)
-        if all(after in TRANSITIONS[before] for before, after in zip(way, way[1:], strict=False)):
+        if all(after in TRANSITIONS[before] for before, after in pairwise(way)):
             return way[1:]
     raise IllegalTransition(f"no way from {source} to {target}", source=source, target=target)

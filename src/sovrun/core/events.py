@@ -1,0 +1,270 @@
+"""Facts that happened to runs and steps, and their recorded form.
+
+Owns: the step events and run facts, their types and data, and the text of each, which is canonical (RFC 8785) by
+construction: keys stand sorted in the templates and values are integers, digests, names and other printable ASCII.
+A test compares every template with the canonical form. Data holds digests, never payloads.
+Must not touch: when and by whom, which the write adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, ClassVar, Final, NamedTuple
+
+from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant, WorkerId
+from sovrun.core.lifecycle import Cause, Reason, State
+from sovrun.core.times import time_text
+
+ENGINE: Final = Actor("engine")
+"""Who acts when a move follows from another and nobody asked for it."""
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else f'"{value}"'
+
+
+@dataclass(frozen=True, slots=True)
+class StepQueued:
+    """All needs are terminal and the step is in the tenant's queue."""
+
+    target: ClassVar[State] = State.QUEUED
+    type: ClassVar[str] = "step.queued"
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """A worker holds the lease `fence` and begins attempt `attempt` (from 1)."""
+
+    worker: WorkerId
+    attempt: int
+    fence: int
+
+    target: ClassVar[State] = State.EXECUTING
+    type: ClassVar[str] = "step.executing"
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        return f'{{"attempt":{self.attempt},"fence":{self.fence},"worker":"{self.worker}"}}'
+
+
+@dataclass(frozen=True, slots=True)
+class StepCompleted:
+    """The attempt returned; `environment` is the digest of what it ran in."""
+
+    step_hash: Digest
+    output: Digest
+    environment: Digest
+    attempt: int
+    chosen: tuple[int, ...] | None = None
+    """Plan positions of the optional dependents that the output chose, None when the step is not a selector."""
+
+    target: ClassVar[State] = State.COMPLETED
+    type: ClassVar[str] = "step.completed"
+
+    def data(self, ids: Sequence[StepId] = ()) -> str:
+        """Return the canonical JSON of what is recorded; `ids` are the ids of `chosen`."""
+        chosen = "" if self.chosen is None else f'"chosen":[{",".join(map(_text, ids))}],'
+        return (
+            f'{{"attempt":{self.attempt},{chosen}"environment":"{self.environment}",'
+            f'"outputHash":"{self.output}","stepHash":"{self.step_hash}"}}'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What is spent and what is left of a step's two budgets."""
+
+    attempts: int
+    failures: int
+    attempts_left: int
+    failures_left: int
+
+    def members(self) -> str:
+        """Return the members of the JSON object in which a budget is recorded."""
+        return (
+            f'"attempts":{self.attempts},"attemptsLeft":{self.attempts_left},'
+            f'"failures":{self.failures},"failuresLeft":{self.failures_left}'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a failed attempt reported.
+
+    Args:
+        code: stable code of what went wrong, for example `step_raised`.
+        error: digest of the error document, kept as a payload.
+        circumstance: it belongs to the machine or to a limit, not to the work.
+    """
+
+    code: str
+    error: Digest
+    step_hash: Digest | None
+    environment: Digest
+    circumstance: bool
+    retryable: bool
+
+    def members(self) -> str:
+        """Return the members of the JSON object in which a failure is recorded, `budget` to be set between."""
+        return f'"environment":"{self.environment}","errorHash":"{self.error}","failure":"{self.code}"'
+
+
+@dataclass(frozen=True, slots=True)
+class StepRetryScheduled:
+    """A failed attempt is followed by another at `until_us`."""
+
+    failure: Failure
+    budget: Budget
+    until_us: int
+
+    target: ClassVar[State] = State.AWAITING_TOOL
+    type: ClassVar[str] = "step.awaiting_tool"
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        failure = self.failure
+        return (
+            f'{{"attempts":{self.budget.attempts},"attemptsLeft":{self.budget.attempts_left},'
+            f'"decision":"{Reason.RETRY_SCHEDULED}","environment":"{failure.environment}",'
+            f'"errorHash":"{failure.error}","failure":"{failure.code}","failures":{self.budget.failures},'
+            f'"failuresLeft":{self.budget.failures_left},"reason":"{Reason.RETRY_DUE}",'
+            f'"stepHash":{_text(failure.step_hash)},"until":"{time_text(self.until_us)}"}}'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepLeaseExpired:
+    """The worker was lost; the step waits to be taken up by another."""
+
+    worker: WorkerId | None
+    budget: Budget
+    until_us: int
+
+    target: ClassVar[State] = State.AWAITING_TOOL
+    type: ClassVar[str] = "step.awaiting_tool"
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        return (
+            f'{{{self.budget.members()},"reason":"{Reason.LEASE_EXPIRED}",'
+            f'"until":"{time_text(self.until_us)}","worker":{_text(self.worker)}}}'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """The step failed for good; `failure` is None when it was lost rather than reported."""
+
+    reason: str
+    cause: Cause
+    budget: Budget
+    failure: Failure | None
+
+    target: ClassVar[State] = State.FAILED
+    type: ClassVar[str] = "step.failed"
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        failure = self.failure
+        budget = self.budget
+        if failure is None:
+            return f'{{{budget.members()},"cause":"{self.cause}","reason":"{self.reason}"}}'
+        return (
+            f'{{"attempts":{budget.attempts},"attemptsLeft":{budget.attempts_left},"cause":"{self.cause}",'
+            f'{failure.members()},"failures":{budget.failures},"failuresLeft":{budget.failures_left},'
+            f'"reason":"{self.reason}","stepHash":{_text(failure.step_hash)}}}'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepCancelled:
+    """The step never ran, or its run was cancelled."""
+
+    reason: Reason
+    cause: Cause
+
+    target: ClassVar[State] = State.CANCELLED
+    type: ClassVar[str] = "step.cancelled"
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        return f'{{"cause":"{self.cause}","reason":"{self.reason}"}}'
+
+
+StepEvent = (
+    StepQueued
+    | StepStarted
+    | StepCompleted
+    | StepRetryScheduled
+    | StepLeaseExpired
+    | StepFailed
+    | StepCancelled
+)
+
+
+class Fact(NamedTuple):
+    """One entry of a run's history as the write gathers it; sequence and time are added when it is written.
+
+    Args:
+        type: `run.STATE` or `step.STATE`.
+        step: plan position of the step, or -1 for the run or for several steps, then named in `data`.
+        data: canonical JSON object.
+    """
+
+    type: str
+    step: int
+    actor: Actor
+    data: str
+
+
+class Event(NamedTuple):
+    """One recorded entry of a run's history."""
+
+    tenant: Tenant
+    run: RunId
+    sequence: int
+    time_us: int
+    actor: Actor
+    type: str
+    step: StepId | None
+    data: str
+
+
+def grouped(data: str, steps: Sequence[StepId]) -> str:
+    """Return `data` of an event that moved several steps at once: the same members and the ids, in plan order."""
+    ids = ",".join(f'"{step}"' for step in steps)
+    return f'{{"steps":[{ids}]}}' if data == "{}" else f'{data[:-1]},"steps":[{ids}]}}'
+
+
+def event_text(event: Event) -> str:
+    """Return the canonical JSON of an event, the form that is chained and exported."""
+    return (
+        f'{{"actor":"{event.actor}","data":{event.data},"runId":"{event.run}","sequence":{event.sequence},'
+        f'"stepId":{_text(event.step)},"tenant":"{event.tenant}","time":"{time_text(event.time_us)}",'
+        f'"type":"{event.type}"}}'
+    )
+
+
+def chain_link(previous: Digest, event: Event) -> Digest:
+    """Return the chain head after `event`; the first predecessor is the run token.
+
+    It is the digest of the canonical object `{event, kind: "sovrun.event", previous, version: 1}`.
+    """
+    text = f'{{"event":{event_text(event)},"kind":"sovrun.event","previous":"{previous}","version":1}}'
+    return Digest(sha256(text.encode()).hexdigest())
+
+
+def plain_fields(event: Event, data: Any) -> dict[str, Any]:
+    """Return an event as the object that faces show; `data` is the decoded form of `event.data`."""
+    return {
+        "tenant": event.tenant,
+        "runId": event.run,
+        "sequence": event.sequence,
+        "time": time_text(event.time_us),
+        "actor": event.actor,
+        "type": event.type,
+        "stepId": event.step,
+        "data": data,
+    }

@@ -1,0 +1,348 @@
+"""One atomic write to one run: which facts it records and what becomes of the run and its steps.
+
+Owns: `Run`, the head of a run, and `Write`, which gathers the moves of one write. It does no IO: what a store has to
+look up, it is asked for by a generator that the store drives (`settle`), so that every back end, synchronous or not,
+decides by the same code.
+Must not touch: stores, clocks. Readiness comes from counters; nothing here ever scans a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+from sovrun.core.errors import IllegalTransition
+from sovrun.core.events import (
+    ENGINE,
+    Fact,
+    StepCancelled,
+    StepCompleted,
+    StepEvent,
+    StepFailed,
+    StepStarted,
+    grouped,
+)
+from sovrun.core.identity import Outcome
+from sovrun.core.ids import Actor, Digest, RunId, Tenant, WorkerId
+from sovrun.core.lifecycle import (
+    TERMINAL,
+    Counts,
+    Reason,
+    RunFacts,
+    State,
+    Tally,
+    decide_received,
+    run_path,
+    run_state,
+)
+from sovrun.core.plan import Plan
+from sovrun.core.step import QUEUED, RECEIVED, Start, Step, StepCommand, cancel_cause, decide, evolve
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The head of a run: all that a write needs to know of it, none of which grows with the run.
+
+    Args:
+        key: the store's own number of the run; rises with submission, so it is the run sequence of the queue's order.
+        counts: of steps by state.
+        started: a step has started once; cancelled: a cancellation was accepted; stopping: `failFast` has struck.
+        sequence: of the last recorded event, from 1; time_us: its time.
+    """
+
+    key: int
+    id: RunId
+    tenant: Tenant
+    version: Digest
+    inputs: Digest
+    priority: int
+    state: State
+    counts: Counts
+    reason: str | None = None
+    started: bool = False
+    cancelled: bool = False
+    stopping: bool = False
+    sequence: int = 0
+    time_us: int = 0
+    outcome: Digest | None = None
+    outputs: Digest | None = None
+    reproducible: bool | None = None
+
+
+Deltas: TypeAlias = dict[int, Tally]
+"""By position of a `received` step: by how much its counters change; `remaining` is what to subtract."""
+
+Tallies: TypeAlias = Iterable[tuple[int, Tally]]
+"""Steps whose `remaining` became 0, with all their counters."""
+
+Ending: TypeAlias = tuple[int, int, frozenset[int] | None]
+"""What the end of a need adds to a dependent's counters: failed, skipped; and what it chose, when it is a selector."""
+
+_SLOT: Final = {
+    State.RECEIVED: 0,
+    State.QUEUED: 1,
+    State.EXECUTING: 2,
+    State.AWAITING_TOOL: 3,
+    State.AWAITING_USER_CONFIRMATION: 4,
+    State.FAILED: 5,
+    State.COMPLETED: 6,
+    State.CANCELLED: 6,
+}
+
+
+class Write:
+    """The moves of one atomic write to one run, gathered in order.
+
+    Attributes:
+        run: the head before the write; `head()` gives the one after.
+        now_us: the time of every event of this write, never before the run's last one.
+        facts: what is recorded, in order.
+        steps: the changed steps by position, as they are after the write.
+        ready: positions that this write queued and nobody has claimed yet, ascending within one settling.
+    """
+
+    __slots__ = (
+        "_counts",
+        "_ended",
+        "cancelled",
+        "facts",
+        "now_us",
+        "outcome",
+        "plan",
+        "ready",
+        "reason",
+        "run",
+        "started",
+        "state",
+        "steps",
+        "stopping",
+    )
+
+    def __init__(self, plan: Plan, run: Run, now_us: int) -> None:
+        self.plan = plan
+        self.run = run
+        self.now_us = max(now_us, run.time_us)
+        self.facts: list[Fact] = []
+        self.steps: dict[int, Step] = {}
+        self.ready: list[int] = []
+        self.state = run.state
+        self.reason = run.reason
+        self.started = run.started
+        self.cancelled = run.cancelled
+        self.stopping = run.stopping
+        self.outcome: Outcome | None = None
+        self._counts = [*run.counts, 0]
+        self._ended: list[tuple[int, Ending]] = []
+
+    # --- moves of steps ---------------------------------------------------------------------------------------------
+
+    def admit(self, actor: Actor, data: str) -> None:
+        """Record that the run was received, and queue the steps that need nothing."""
+        self.facts.append(Fact("run.received", -1, actor, data))
+        self._counts[0] = self.plan.size
+        self._queue([position for position, needs in enumerate(self.plan.needs) if not needs])
+        self.derive()
+
+    def move(self, position: int, step: Step, command: StepCommand, actor: Actor) -> Step:
+        """Apply a command to a step and record what it causes. Raises: LeaseLost, IllegalTransition."""
+        event = decide(step, command, self.plan.steps[position].retry)
+        after = evolve(step, event)
+        self.facts.append(Fact(event.type, position, actor, self._data(event)))
+        self.steps[position] = after
+        self._count(step.state, after.state)
+        if isinstance(event, StepStarted):
+            self.started = True
+        elif isinstance(event, StepCompleted | StepFailed):
+            self._ended.append((position, self._ending(position, event)))
+        return after
+
+    def start(self, claimed: Sequence[tuple[int, Step]], worker: WorkerId, actor: Actor) -> None:
+        """Lease steps to a worker: queued ones and those whose wait is over."""
+        first = StepStarted(worker, 1, QUEUED.fence)
+        executing = evolve(QUEUED, first)
+        fresh: list[int] = []
+        for position, step in claimed:
+            if step == QUEUED:  # first attempts are alike, so one event names them all
+                fresh.append(position)
+                self.steps[position] = executing
+            else:
+                self.move(position, step, Start(worker), actor)
+        if fresh:
+            self._counts[1] -= len(fresh)
+            self._counts[2] += len(fresh)
+            self._group(first.type, first.data(), fresh, actor)
+            self.started = True
+
+    def stop(self, positions: Sequence[tuple[int, Step]], reason: Reason, actor: Actor) -> None:
+        """Cancel steps that are not terminal, all for one reason, in plan order: one event."""
+        event = StepCancelled(reason, cancel_cause(reason))
+        for position, step in positions:
+            self.steps[position] = evolve(step, event)
+            self._count(step.state, State.CANCELLED)
+        self._group(event.type, event.data(), [position for position, _ in positions], actor)
+        ready = {position for position, _ in positions}
+        self.ready = [position for position in self.ready if position not in ready]
+        if reason is Reason.FAIL_FAST:
+            self.stopping = True
+        elif reason is Reason.RUN_CANCELLED:
+            self.cancelled = True
+
+    def settle(self) -> Generator[Deltas, Tallies, None]:
+        """Decide the steps whose needs have all become terminal in this write, and those that follow from them.
+
+        Yields: counter changes of `received` steps with more than one need.
+        Receives: those among them whose needs are now all terminal.
+        """
+        wave, self._ended = self._ended, []
+        queued: list[int] = []
+        while wave and not (self.cancelled or self.stopping):
+            deltas: Deltas = {}
+            settled: list[tuple[int, Tally]] = []
+            self._spread(wave, deltas, settled)
+            if deltas:
+                settled.extend((yield deltas))
+            wave = self._decide(sorted(settled), queued)
+        if queued:
+            self._queue(sorted(queued))
+
+    def _spread(
+        self, wave: Iterable[tuple[int, Ending]], deltas: Deltas, settled: list[tuple[int, Tally]]
+    ) -> None:
+        """Add what ended in `wave` to the counters of its dependents; those with one need are settled at once."""
+        needs, dependents = self.plan.needs, self.plan.dependents
+        for position, (failed, skipped, chosen) in wave:
+            selectable = self.plan.selectable.get(position, frozenset())
+            for dependent in dependents[position]:
+                unchosen = chosen is not None and dependent in selectable and dependent not in chosen
+                if len(needs[dependent]) == 1:
+                    settled.append((dependent, Tally(0, failed, skipped, unchosen)))
+                    continue
+                before = deltas.get(dependent)
+                if before is None:
+                    deltas[dependent] = Tally(1, failed, skipped, unchosen)
+                else:
+                    deltas[dependent] = Tally(
+                        before.remaining + 1,
+                        before.failed + failed,
+                        before.skipped + skipped,
+                        before.unchosen or unchosen,
+                    )
+
+    def _decide(self, settled: Tallies, queued: list[int]) -> list[tuple[int, Ending]]:
+        """Decide settled steps; the queued ones go to `queued`, the cancelled ones are recorded and returned."""
+        refused: dict[Reason, list[int]] = {}
+        for position, tally in settled:
+            step = self.plan.steps[position]
+            reason = decide_received(tally, len(self.plan.needs[position]), join_any=step.join_any)
+            if reason is None:
+                queued.append(position)
+            else:
+                refused.setdefault(reason, []).append(position)
+        wave: list[tuple[int, Ending]] = []
+        for reason, positions in sorted(refused.items()):
+            event = StepCancelled(reason, cancel_cause(reason))
+            after = evolve(RECEIVED, event)
+            ending = (1, 0, None) if reason is Reason.UPSTREAM_FAILED else (0, 1, None)
+            for position in positions:
+                self.steps[position] = after
+                wave.append((position, ending))
+            self._counts[0] -= len(positions)
+            self._group(event.type, event.data(), positions, ENGINE)
+        return wave
+
+    def _queue(self, positions: list[int]) -> None:
+        for position in positions:
+            self.steps[position] = QUEUED
+        self._counts[0] -= len(positions)
+        self._counts[1] += len(positions)
+        self.ready.extend(positions)
+        self._group("step.queued", "{}", positions, ENGINE)
+
+    def _group(self, type_: str, data: str, positions: Sequence[int], actor: Actor) -> None:
+        if len(positions) == 1:
+            self.facts.append(Fact(type_, positions[0], actor, data))
+        elif positions:
+            ids = [self.plan.steps[position].id for position in positions]
+            self.facts.append(Fact(type_, -1, actor, grouped(data, ids)))
+
+    def _data(self, event: StepEvent) -> str:
+        if isinstance(event, StepCompleted):
+            return event.data([self.plan.steps[position].id for position in event.chosen or ()])
+        return "{}" if event.type == "step.queued" else event.data()  # type: ignore[union-attr]
+
+    def _ending(self, position: int, event: StepCompleted | StepFailed) -> Ending:
+        if isinstance(event, StepFailed):
+            return (1, 0, None)
+        chosen = event.chosen
+        return (0, 0, frozenset(chosen) if chosen is not None and position in self.plan.selectable else None)
+
+    def _count(self, before: State, after: State) -> None:
+        self._counts[_SLOT[before]] -= 1
+        self._counts[_SLOT[after]] += 1
+
+    # --- the run ----------------------------------------------------------------------------------------------------
+
+    @property
+    def struck(self) -> bool:
+        """Whether `failFast` asks for the rest of the run to be cancelled now."""
+        return (
+            self.plan.spec.fail_fast
+            and not (self.stopping or self.cancelled)
+            and self._counts[5] > self.run.counts.failed
+        )
+
+    @property
+    def ending(self) -> State | None:
+        """The terminal state the run has come to, when all its steps are terminal; `end` must follow."""
+        state = run_state(self._facts())
+        return state if state in TERMINAL else None
+
+    def _facts(self) -> RunFacts:
+        return RunFacts(Counts(*self._counts[:6]), self.started, self.cancelled)
+
+    def derive(self) -> None:
+        """Record the run's moves to the state that its steps now give it; a terminal one is left to `end`."""
+        target = run_state(self._facts())
+        if target in TERMINAL:
+            return
+        for state in run_path(self.state, target):
+            self.facts.append(Fact(f"run.{state}", -1, ENGINE, "{}"))
+        self.state = target
+
+    def end(self, outcome: Outcome, actor: Actor = ENGINE) -> None:
+        """Record the end of the run with its hashes. Raises: IllegalTransition when a step is not terminal."""
+        target = self.ending
+        if target is None:
+            raise IllegalTransition(f"run {self.run.id} has steps that are not terminal")
+        self.reason = {State.FAILED: Reason.STEP_FAILED, State.CANCELLED: Reason.RUN_CANCELLED}.get(target)
+        reproducible = "true" if outcome.reproducible else "false"
+        reason = "null" if self.reason is None else f'"{self.reason}"'
+        for state in run_path(self.state, target):
+            data = "{}"
+            if state is target:
+                data = (
+                    f'{{"outcomeHash":"{outcome.outcome}","outputsHash":"{outcome.outputs}",'
+                    f'"reason":{reason},"reproducible":{reproducible}}}'
+                )
+            self.facts.append(Fact(f"run.{state}", -1, actor, data))
+        self.state = target
+        self.outcome = outcome
+
+    def head(self) -> Run:
+        """Return the run's head after this write."""
+        outcome = self.outcome
+        return replace(
+            self.run,
+            state=self.state,
+            reason=self.reason,
+            counts=Counts(*self._counts[:6]),
+            started=self.started,
+            cancelled=self.cancelled,
+            stopping=self.stopping,
+            sequence=self.run.sequence + len(self.facts),
+            time_us=self.now_us if self.facts else self.run.time_us,
+            outcome=None if outcome is None else outcome.outcome,
+            outputs=None if outcome is None else outcome.outputs,
+            reproducible=None if outcome is None else outcome.reproducible,
+        )

@@ -1,0 +1,74 @@
+# Two commands set everything up and use it: `make run` and `make test`. What they need is installed on first use
+# and remembered by stamps in .venv, so that the second time nothing is installed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+STORE := .sovrun/sovrun.db
+REPORT := .sovrun/evidence
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links --extra examples pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format lock clean setup sandbox
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+run: setup sandbox ## run the example: evidence about this Python environment, in the sandbox
+	@mkdir -p $(dir $(STORE))
+	@$(BIN)/sovrun run examples/evidence/dag.yaml \
+		--input-file environment="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		--store sqlite:$(STORE) --save $(REPORT)
+	@echo "The report:      $(CURDIR)/$(REPORT)/report/report.html"
+
+test: lint sandbox ## check everything: formatting, types, layers, tests
+	@$(BIN)/pytest -n auto
+
+lint: setup ## check the code without running it
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## put the code into its one form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: setup ## renew the lock files in requirements/
+	@$(LOCK) -o requirements/runtime.lock
+	@$(LOCK) requirements/dev.in -o requirements/dev.lock
+
+clean: ## remove what can be made again; runs and reports in .sovrun stay
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements/dev.lock pyproject.toml | $(VENV)/.created
+	@echo "Installing what requirements/dev.lock names"
+	@$(PIP) install --quiet --require-hashes --requirement requirements/dev.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "Sovrun needs Python 3.11 or newer, and there is no '$(PYTHON)'. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Sovrun needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(call apt_install,python3-venv)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+sandbox:
+	@command -v bwrap >/dev/null || $(call apt_install,bubblewrap)
+
+# Installs only where that asks nobody: as root, with apt. Elsewhere it says what to install.
+apt_install = { \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "Please install $(1) (on Debian and Ubuntu: apt install $(1)), then try again" >&2; exit 1; fi; \
+	echo "Installing $(1)"; export DEBIAN_FRONTEND=noninteractive; \
+	apt-get install -y -qq $(1) >/dev/null 2>&1 || { \
+		apt-get update -qq && apt-get install -y -qq $(1) >/dev/null; }; }

@@ -146,7 +146,8 @@ class Write:
 
     def move(self, position: int, step: Step, command: StepCommand, actor: Actor) -> Step:
         """Apply a command to a step and record what it causes. Raises: LeaseLost, IllegalTransition."""
-        event = decide(step, command, self.plan.steps[position].retry)
+        retry = self.plan.steps[position].retry
+        event = decide(step, command, retry, self.now_us, stopping=self.stopping)
         after = evolve(step, event)
         self.facts.append(Fact(event.type, position, actor, self._data(event)))
         self.steps[position] = after

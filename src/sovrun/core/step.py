@@ -83,20 +83,15 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The holder of lease `fence` reports at `now_us` that the attempt failed; `stopping`: the run retries nothing."""
+    """The holder of lease `fence` reports that the attempt failed."""
 
     fence: int
     failure: Failure
-    now_us: int
-    stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LoseLease:
     """The worker is not heard of any more."""
-
-    now_us: int
-    stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,28 +104,32 @@ class Cancel:
 StepCommand = Start | Complete | Fail | LoseLease | Cancel
 
 
-def decide(step: Step, command: StepCommand, retry: Retry) -> StepEvent:
-    """Return the event `command` causes; change nothing.
+def decide(
+    step: Step, command: StepCommand, retry: Retry, now_us: int, *, stopping: bool = False
+) -> StepEvent:
+    """Return the event `command` causes at `now_us`; change nothing.
 
+    Args:
+        retry: the step's policy; stopping: the run is being stopped by `failFast`, so nothing is tried again.
     Raises: LeaseLost when a report comes from another lease than the current one; IllegalTransition when the
         lifecycle has no such move.
     """
-    event = _outcome_of(step, command, retry)
+    event = _outcome_of(step, command, retry, now_us, stopping=stopping)
     is_move(step.state, event.target)
     return event
 
 
-def _outcome_of(step: Step, command: StepCommand, retry: Retry) -> StepEvent:
+def _outcome_of(step: Step, command: StepCommand, retry: Retry, now_us: int, *, stopping: bool) -> StepEvent:
     match command:
         case Start(worker):
             return StepStarted(worker, step.attempts + 1, step.fence)
         case Complete(fence, step_hash, output, environment, chosen):
             _require_fence(step, fence)
             return StepCompleted(step_hash, output, environment, step.attempts, chosen)
-        case Fail(fence, failure, now_us, stopping):
+        case Fail(fence, failure):
             _require_fence(step, fence)
             return _after_failure(step, failure, now_us, retry, stopping=stopping)
-        case LoseLease(now_us, stopping):
+        case LoseLease():
             return _after_lost_lease(step, now_us, retry, stopping=stopping)
         case Cancel(reason):
             return StepCancelled(reason, cancel_cause(reason))
@@ -191,6 +190,15 @@ def _budget(step: Step, failures: int, retry: Retry) -> Budget:
         attempts_left=max(0, retry.max_attempts - step.attempts),
         failures_left=max(0, retry.max_failures - failures),
     )
+
+
+def is_repeat(step: Step, report: Complete | Fail) -> bool:
+    """Return whether `report` is word for word the one that ended its lease, so that it may be acknowledged again."""
+    if step.fence != report.fence + 1:
+        return False
+    if isinstance(report, Complete):
+        return step.output == report.output and step.step_hash == report.step_hash
+    return step.error == report.failure.error and step.failure == report.failure.code
 
 
 def evolve(step: Step, event: StepEvent) -> Step:

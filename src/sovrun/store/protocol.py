@@ -1,0 +1,220 @@
+"""The store: runs, steps, queue and history of every tenant, behind a few coarse verbs.
+
+Owns: `Store` and the values that pass through it. Each verb is atomic per run: all of it is durable on return, or none
+of it is. One conformance suite (`tests/conformance`) runs on every back end.
+Must not touch: how any back end does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from sovrun.core.events import Event
+from sovrun.core.ids import Actor, DagId, Digest, RunId, Tenant, WorkerId
+from sovrun.core.run import Run
+from sovrun.core.step import Complete, Fail, Step
+
+INLINE_MAX: Final = 65_536
+"""Bytes up to which a payload is kept by the store itself; a larger one lies among the blobs."""
+
+PRIORITY_DEFAULT: Final = 100
+
+
+class Payload(NamedTuple):
+    """A value or document by its digest; `body` is None when it was put among the blobs before."""
+
+    digest: Digest
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A DAG version to be known.
+
+    Args:
+        version: digest of (`normal`, `code`), see `identity.dag_version`.
+        normal: canonical JSON of the normalised document.
+        source: where the document came from on this machine, for `replay` and for people; may be empty.
+    """
+
+    tenant: Tenant
+    dag: DagId
+    version: Digest
+    code: Digest
+    normal: bytes
+    source: str
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class DagRecord:
+    """A registered DAG version."""
+
+    dag: DagId
+    version: Digest
+    code: Digest
+    normal: bytes
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A run to be made.
+
+    Args:
+        token: run token; `id` its first 32 digits.
+        key: canonical JSON of the run key, recorded in the history.
+        caller_key: the caller's own key, unique per (tenant, DAG id).
+        request: digest of the request as sent, which a repeat of `caller_key` must equal.
+        inputs: canonical JSON object; note: rationale of the caller, UTF-8 text.
+        isolation: what the run's steps are isolated by: `sandbox` or `in-process`.
+        priority: lower goes first.
+    """
+
+    tenant: Tenant
+    dag: DagId
+    version: Digest
+    token: Digest
+    id: RunId
+    key: str
+    request: Digest
+    inputs: Payload
+    actor: Actor
+    isolation: str
+    caller_key: str | None = None
+    note: Payload | None = None
+    priority: int = PRIORITY_DEFAULT
+
+
+class Submitted(NamedTuple):
+    """The run that answers a submission; `created` is False when an earlier, identical request made it."""
+
+    run: RunId
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A worker's right to one step, until it reports, loses it or the step leaves `executing` otherwise.
+
+    Args:
+        run_key: the store's own number of the run.
+        position: of the step in the plan.
+        attempt: from 1; fence: the fencing number a report must carry.
+        inputs: digest of the run's inputs.
+    """
+
+    tenant: Tenant
+    run: RunId
+    run_key: int
+    version: Digest
+    position: int
+    attempt: int
+    fence: int
+    worker: WorkerId
+    inputs: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How an attempt ended, with the payloads that the result names."""
+
+    lease: Lease
+    result: Complete | Fail
+    payloads: tuple[Payload, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What became of a commit: refused reports, new leases, and runs that are terminal now."""
+
+    lost: tuple[Lease, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    ended: tuple[RunId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as it is read: its head and what never changes about it.
+
+    Args:
+        note: digest of the rationale, when one was given.
+        created_us, started_us, ended_us: when it was received, first executing, terminal.
+    """
+
+    head: Run
+    dag: DagId
+    token: Digest
+    key: str
+    actor: Actor
+    isolation: str
+    note: Digest | None
+    created_us: int
+    started_us: int | None
+    ended_us: int | None
+
+
+class Store(Protocol):
+    """Runs, steps, queue and history. Every read and write but `claim` names its tenant; `claim` takes tenants in turn."""
+
+    async def register(self, registration: Registration) -> bool:
+        """Make a DAG version known. Returns: False when it was already, and nothing was written.
+
+        Raises: StoreUnavailable.
+        """
+
+    async def submit(self, submission: Submission) -> Submitted:
+        """Make a run, `received` and, as soon as a step is ready, `queued`.
+
+        An identical request under the same caller's key, or the same run token, answers with the first run.
+        Raises: IdempotencyKeyConflict; NotFound (DAG version not registered); StoreUnavailable.
+        """
+
+    async def claim(self, worker: WorkerId, slots: int, *, patience_us: int = 0) -> Sequence[Lease]:
+        """Lease up to `slots` due steps in queue order; never a step that another live lease holds.
+
+        Waits up to `patience_us` for the first of them; returns nothing when none came.
+        Raises: StoreUnavailable.
+        """
+
+    async def commit(self, reports: Sequence[Report], *, worker: WorkerId, slots: int = 0) -> Committed:
+        """Record `reports`, decide the steps that depend on them and claim up to `slots` more for `worker`.
+
+        Atomic per run. A report whose lease is lost writes nothing and comes back in `Committed.lost`; one that was
+        recorded before is acknowledged again.
+        Raises: StoreUnavailable (outcome unknown: send the same reports again).
+        """
+
+    async def recover(self) -> int:
+        """Take back every lease; for a caller who knows that no worker is alive. Returns: how many were taken back."""
+
+    async def dag(self, tenant: Tenant, version: Digest) -> DagRecord:
+        """Return a registered DAG version. Raises: NotFound."""
+
+    async def payload(self, tenant: Tenant, digest: Digest) -> bytes | None:
+        """Return a payload that the store itself keeps, None when it does not."""
+
+    async def outputs(self, lease: Lease, positions: Sequence[int]) -> Mapping[int, Payload | None]:
+        """Return the outputs of completed steps of the lease's run; None for a step that has none."""
+
+    async def run(self, tenant: Tenant, run: RunId) -> RunRecord:
+        """Return a run. Raises: NotFound."""
+
+    async def runs(self, tenant: Tenant, *, limit: int, before: int | None = None) -> Sequence[RunRecord]:
+        """Return runs, latest first, of run keys below `before` when given."""
+
+    async def unfinished(self) -> int:
+        """Return how many runs of all tenants are not terminal."""
+
+    async def steps(self, tenant: Tenant, run: RunId) -> Sequence[Step]:
+        """Return the steps of a run in plan order. Raises: NotFound."""
+
+    async def events(
+        self, tenant: Tenant, run: RunId, *, after: int = 0, limit: int = 10_000
+    ) -> Sequence[Event]:
+        """Return up to `limit` events of a run with sequence greater than `after`, in order. Raises: NotFound."""
+
+    async def close(self) -> None:
+        """Finish what is under way and release everything held."""

@@ -1,0 +1,98 @@
+"""Reading, on a connection of its own that cannot write, beside the owner or without one."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from sovrun.core.canonical import canonical
+from sovrun.core.errors import NotFound
+from sovrun.core.events import Event
+from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant
+from sovrun.core.step import Step
+from sovrun.store.protocol import DagRecord, Lease, Payload, RunRecord
+from sovrun.stores.sqlite import rows
+from sovrun.stores.sqlite.schema import connect_reader
+
+_ANY_KEY: Final = 2**62
+
+
+class SqliteReader:
+    """The read verbs of `Store`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> SqliteReader:
+        """Open a store's file for reading only. Raises: StoreUnavailable, StoreVersion."""
+        return cls(connect_reader(path))
+
+    async def dag(self, tenant: Tenant, version: Digest) -> DagRecord:
+        """See `Store.dag`."""
+        row = self._connection.execute(rows.SELECT_DAG, (tenant, version)).fetchone()
+        if row is None:
+            raise NotFound(f"no DAG version {version} for tenant {tenant}")
+        return rows.dag_of(row)
+
+    async def payload(self, tenant: Tenant, digest: Digest) -> bytes | None:
+        """See `Store.payload`."""
+        row = self._connection.execute(rows.SELECT_PAYLOAD, (tenant, digest)).fetchone()
+        return None if row is None else row[0]
+
+    async def outputs(self, lease: Lease, positions: Sequence[int]) -> Mapping[int, Payload | None]:
+        """See `Store.outputs`."""
+        wanted = canonical(list(positions)).decode()
+        found = self._connection.execute(rows.SELECT_OUTPUTS, (lease.tenant, lease.run_key, wanted))
+        return {
+            position: None if output is None else Payload(Digest(output), body)
+            for position, output, body in found
+        }
+
+    async def run(self, tenant: Tenant, run: RunId) -> RunRecord:
+        """See `Store.run`."""
+        row = self._connection.execute(rows.SELECT_RUN_BY_ID, (tenant, run)).fetchone()
+        if row is None:
+            raise NotFound(f"no run {run} for tenant {tenant}", hint="`sovrun runs` lists them")
+        return rows.record_of(row)
+
+    async def runs(self, tenant: Tenant, *, limit: int, before: int | None = None) -> Sequence[RunRecord]:
+        """See `Store.runs`."""
+        found = self._connection.execute(rows.SELECT_RUNS, (tenant, before or _ANY_KEY, limit))
+        return [rows.record_of(row) for row in found]
+
+    async def unfinished(self) -> int:
+        """See `Store.unfinished`."""
+        return int(rows.one(self._connection, rows.COUNT_UNFINISHED))
+
+    async def steps(self, tenant: Tenant, run: RunId) -> Sequence[Step]:
+        """See `Store.steps`."""
+        key = (await self.run(tenant, run)).head.key
+        return [rows.step_of(row) for row in self._connection.execute(rows.SELECT_STEPS, (key,))]
+
+    async def events(
+        self, tenant: Tenant, run: RunId, *, after: int = 0, limit: int = 10_000
+    ) -> Sequence[Event]:
+        """See `Store.events`."""
+        key = (await self.run(tenant, run)).head.key
+        return [
+            Event(
+                tenant,
+                run,
+                sequence,
+                time_us,
+                Actor(actor),
+                type_,
+                None if step is None else StepId(step),
+                data,
+            )
+            for sequence, time_us, actor, type_, step, data in self._connection.execute(
+                rows.SELECT_EVENTS, (key, after, limit)
+            )
+        ]
+
+    async def close(self) -> None:
+        """Release the connection."""
+        self._connection.close()

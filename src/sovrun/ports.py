@@ -136,3 +136,49 @@ class Executor(Protocol):
 
     async def close(self) -> None:
         """Kill what still runs and release what is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A DAG's code: its digest, and a directory that holds exactly it and never changes; None when there is none."""
+
+    digest: Digest
+    path: Path | None
+
+
+class Files(Protocol):
+    """File contents: code, input files and directories, large payloads. All but code belong to one tenant.
+
+    Every method may block on a disk; all raise StoreUnavailable when it refuses.
+    """
+
+    def take_in(self, tenant: Tenant, path: Path) -> dict[str, object]:
+        """Return a file as `{"$file": sha256, "size": n}`, or a directory as `{"$tree": sha256}`, kept for steps.
+
+        A file is copied. A directory is hashed and read in place; when it changes later, steps are refused.
+        Raises: FileUnavailable, PayloadTooLarge.
+        """
+
+    def put(self, tenant: Tenant, digest: Digest, body: bytes) -> None:
+        """Keep a large payload, durably."""
+
+    def adopt(self, tenant: Tenant, made: MadeFile) -> None:
+        """Keep a file that a step made, durably; `made.path` is gone afterwards."""
+
+    def get(self, tenant: Tenant, digest: Digest) -> bytes | None:
+        """Return a kept payload or file, None when there is none."""
+
+    def locate(self, tenant: Tenant, digest: Digest) -> Path:
+        """Return where a file or directory may be read. Raises: FileUnavailable when it is gone or has changed."""
+
+    def take_code(self, root: Path, include: tuple[str, ...] | None, document: Path | None) -> Code:
+        """Return the code below a DAG's directory, kept as it is now.
+
+        Args:
+            include: paths below `root`; None means all of it.
+            document: the DAG's own file, which is not code.
+        Raises: CodeUnavailable.
+        """
+
+    def code(self, digest: Digest) -> Code:
+        """Return code that was taken before. Raises: CodeUnavailable when it is gone or has changed."""

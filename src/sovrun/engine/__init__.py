@@ -1,0 +1,1 @@
+"""What turns decisions into progress; it reaches the world only through its ports."""

@@ -1,0 +1,273 @@
+"""One attempt of a step, from lease to report.
+
+Owns: `Attempts`: what an attempt is given, and which outputs are accepted. An output is stored byte for byte as the
+canonical form of what the step returned; nothing is read into it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jsonschema_rs
+
+from sovrun.core.canonical import canonical, decode, parse, sha256_hex
+from sovrun.core.errors import CodeUnavailable, FileUnavailable, InvalidValue
+from sovrun.core.events import Failure
+from sovrun.core.identity import SANDBOXED
+from sovrun.core.ids import Digest, StepId, Tenant
+from sovrun.core.plan import Plan, plan_of
+from sovrun.core.spec.model import Reference
+from sovrun.core.spec.normal import spec_from_normal
+from sovrun.core.step import Complete, Fail
+from sovrun.engine.resolve import (
+    CompiledStep,
+    Resolved,
+    Unresolved,
+    compile_step,
+    file_digests,
+    pick,
+    resolve,
+)
+from sovrun.ports import Code, Executor, Failed, Files, Succeeded, Task
+from sovrun.store.protocol import INLINE_MAX, Lease, Payload, Report, Store
+
+WORKLOADS_MAX: Final = 64
+VALUES_MAX: Final = 1_024
+LOG_TAIL: Final = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A DAG version as a worker runs it; `schemas` holds, by position, the compiled schemas of declared outputs."""
+
+    plan: Plan
+    code: Code
+    steps: tuple[CompiledStep, ...]
+    schemas: dict[int, Any]
+
+
+class Attempts:
+    """Executes leased steps."""
+
+    def __init__(self, store: Store, files: Files, executor: Executor) -> None:
+        self._store = store
+        self._files = files
+        self._executor = executor
+        self._workloads: OrderedDict[tuple[Tenant, Digest], Workload] = OrderedDict()
+        self._values: OrderedDict[tuple[Tenant, Digest], bytes] = OrderedDict()
+
+    async def execute(self, lease: Lease) -> Report:
+        """Execute one leased step and say how it ended. Raises: StoreUnavailable."""
+        resolved: Resolved | None = None
+        result: Succeeded | Failed | Report
+        try:
+            workload = self._workloads.get((lease.tenant, lease.version)) or await self._workload(lease)
+            step = workload.steps[lease.position]
+            resolved = step.fixed or await self._resolve(lease, workload, step)
+            task = await self._task(lease, workload, step, resolved)
+            result = await self._executor.execute(task)
+            if isinstance(result, Succeeded):
+                result = self._accept(lease, workload, step, task, resolved, result)
+        except Unresolved as error:
+            result = Failed("input_unresolved", str(error), retryable=False)
+        except (FileUnavailable, CodeUnavailable) as error:
+            result = Failed(error.code, error.detail, circumstance=True, retryable=False)
+        if isinstance(result, Report):
+            return result
+        return self._failed(lease, resolved, result)
+
+    # --- what it is given -------------------------------------------------------------------------------------------
+
+    async def _workload(self, lease: Lease) -> Workload:
+        """Return the compiled DAG version of a lease. Raises: CodeUnavailable."""
+        record = await self._store.dag(lease.tenant, lease.version)
+        plan = plan_of(spec_from_normal(decode(record.normal)))
+        workload = Workload(
+            plan=plan,
+            code=self._files.code(record.code),
+            steps=tuple(compile_step(plan, step, record.code) for step in plan.steps),
+            schemas={
+                position: jsonschema_rs.Draft202012Validator(dict(step.outputs), validate_formats=True)
+                for position, step in enumerate(plan.steps)
+                if step.outputs is not None and step.kind in SANDBOXED
+            },
+        )
+        _remember(self._workloads, (lease.tenant, lease.version), workload, WORKLOADS_MAX)
+        return workload
+
+    async def _resolve(self, lease: Lease, workload: Workload, step: CompiledStep) -> Resolved:
+        inputs = await self._inputs(lease) if step.uses_inputs else None
+        outputs: dict[StepId, Any] = {}
+        if step.sources:
+            found = await self._store.outputs(lease, step.sources)
+            for position in step.sources:
+                payload = found.get(position)
+                value = None if payload is None else await self._value(lease.tenant, payload)
+                outputs[workload.plan.steps[position].id] = value
+        return resolve(step, inputs, outputs)
+
+    async def _task(self, lease: Lease, workload: Workload, step: CompiledStep, resolved: Resolved) -> Task:
+        spec = step.spec
+        files = {}
+        if b'"$file"' in resolved.arguments or b'"$tree"' in resolved.arguments:
+            for digest in sorted(file_digests(decode(resolved.arguments))):
+                files[digest] = self._files.locate(lease.tenant, digest)
+        epoch = workload.plan.spec.epoch
+        if isinstance(epoch, Reference):
+            epoch = _epoch(epoch, pick(epoch, await self._inputs(lease)))
+        return Task(
+            tenant=lease.tenant,
+            run=lease.run,
+            step=spec.id,
+            attempt=lease.attempt,
+            kind=spec.kind,
+            entry=spec.entry,  # type: ignore[arg-type] # only python and argv steps are leased
+            arguments=resolved.arguments,
+            resources=spec.resources,
+            epoch=epoch,
+            code=workload.code.path,
+            files=files,
+        )
+
+    async def _inputs(self, lease: Lease) -> Any:
+        return await self._value(lease.tenant, Payload(lease.inputs, None))
+
+    async def _value(self, tenant: Tenant, payload: Payload) -> Any:
+        """Return the value of a payload, which may lie in the store or among the files. Raises: FileUnavailable."""
+        name = (tenant, payload.digest)
+        body = payload.body or self._values.get(name)
+        if body is None:
+            body = await self._store.payload(*name) or self._files.get(*name)
+            if body is None:
+                raise FileUnavailable(f"the value {payload.digest} is not kept any more")
+            if len(body) <= INLINE_MAX:
+                _remember(self._values, name, body, VALUES_MAX)
+        return decode(body)
+
+    # --- how it ended -----------------------------------------------------------------------------------------------
+
+    def _accept(
+        self,
+        lease: Lease,
+        workload: Workload,
+        step: CompiledStep,
+        task: Task,
+        resolved: Resolved,
+        result: Succeeded,
+    ) -> Report | Failed:
+        """Return the report of an attempt that returned, or why its output is refused."""
+        limit = step.spec.resources.output
+        if len(result.output) > limit:
+            return _refused(
+                result, "output_too_large", f"the output has more than {limit:,} bytes, the step's limit"
+            )
+        try:
+            value, body = _checked(result.output)
+        except InvalidValue as error:
+            return _refused(result, "output_not_json", f"the output is not JSON: {error.detail}")
+        mismatch = _mismatch(workload.schemas.get(lease.position), value)
+        if mismatch is not None:
+            return _refused(result, "output_schema_mismatch", mismatch)
+        chosen: tuple[int, ...] | None = None
+        if step.spec.select:
+            chosen = _chosen(workload.plan, step, value)
+            if chosen is None:
+                allowed = ", ".join(step.spec.select)
+                return _refused(
+                    result, "bad_selection", f'the output must have "select", a list of ids among {allowed}'
+                )
+        if b'"$file"' in body or b'"$tree"' in body:
+            unknown = file_digests(value) - set(task.files) - {made.digest for made in result.made}
+            if unknown:
+                return _refused(
+                    result, "unknown_file", f"the output names a file that nobody made: {min(unknown)}"
+                )
+        for made in result.made:
+            self._files.adopt(lease.tenant, made)
+        for digest in task.files:  # what it read must be what was taken in, to the end
+            self._files.locate(lease.tenant, digest)
+        payload = self._payload(lease.tenant, body)
+        complete = Complete(
+            lease.fence, resolved.step_hash, payload.digest, self._executor.environment, chosen
+        )
+        return Report(lease, complete, (payload,))
+
+    def _failed(self, lease: Lease, resolved: Resolved | None, failed: Failed) -> Report:
+        workload = self._workloads.get((lease.tenant, lease.version))
+        retry_on = None if workload is None else workload.plan.steps[lease.position].retry.retry_on
+        wanted = retry_on is None or failed.circumstance or failed.error in retry_on
+        document = canonical(
+            {
+                "code": failed.reason,
+                "message": failed.message,
+                "error": failed.error,
+                "traceback": failed.traceback,
+                "log": failed.log[-LOG_TAIL:].decode(errors="replace"),
+            }
+        )
+        payload = self._payload(lease.tenant, document)
+        failure = Failure(
+            code=failed.reason,
+            error=payload.digest,
+            step_hash=None if resolved is None else resolved.step_hash,
+            environment=self._executor.environment,
+            circumstance=failed.circumstance,
+            retryable=failed.retryable and wanted,
+        )
+        return Report(lease, Fail(lease.fence, failure), (payload,))
+
+    def _payload(self, tenant: Tenant, body: bytes) -> Payload:
+        """Return a payload, after putting a large one among the files."""
+        digest = sha256_hex(body)
+        if len(body) <= INLINE_MAX:
+            return Payload(digest, body)
+        self._files.put(tenant, digest, body)
+        return Payload(digest, None)
+
+
+def _remember(known: OrderedDict[Any, Any], name: Any, value: Any, most: int) -> None:
+    known[name] = value
+    if len(known) > most:
+        known.popitem(last=False)
+
+
+def _refused(result: Succeeded, reason: str, message: str) -> Failed:
+    return Failed(reason, message, retryable=False, log=result.log, usage=result.usage)
+
+
+def _checked(output: bytes) -> tuple[Any, bytes]:
+    """Return the value of a step's output and its canonical form. Raises: InvalidValue."""
+    try:
+        value = decode(output)
+        if (
+            canonical(value) == output
+        ):  # then it is strict, too: duplicate keys and odd numbers do not come back equal
+            return value, output
+    except (ValueError, InvalidValue):
+        pass
+    value = parse(output)
+    return value, canonical(value)
+
+
+def _mismatch(schema: Any, value: Any) -> str | None:
+    mistake = None if schema is None else next(schema.iter_errors(value), None)
+    if mistake is None:
+        return None
+    where = "/".join(str(part) for part in mistake.instance_path)
+    return f"the output at /{where} does not fit the declared schema: {mistake.message:.500}"
+
+
+def _chosen(plan: Plan, step: CompiledStep, value: Any) -> tuple[int, ...] | None:
+    """Return the positions that a selector's output chose, None when it is not a proper choice."""
+    names = value.get("select") if isinstance(value, dict) else None
+    if not isinstance(names, list) or not all(name in step.spec.select for name in names):
+        return None
+    return tuple(sorted({plan.index[StepId(name)] for name in names}))
+
+
+def _epoch(reference: Reference, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise Unresolved(f"{reference}, the SOURCE_DATE_EPOCH, is not a number of seconds: {value!r:.60}")

@@ -76,21 +76,28 @@ def _plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Row], *, numbers: Sequence[int] = ()) -> str:
-    """Return a table; `numbers` are the places of the columns that hold figures."""
+def _table(heads: Sequence[str], rows: Iterable[Row], *, numbers: Sequence[int] = (), kind: str = "") -> str:
+    """Return a table of the class `kind`; `numbers` are the places of the columns that hold figures."""
 
     def cell(place: int, text: str, tag: str) -> str:
         return f'<{tag} class="number">{text}</{tag}>' if place in numbers else f"<{tag}>{text}</{tag}>"
 
     head = "".join(cell(place, text, "th") for place, text in enumerate(heads))
     lines = [
-        f'<tr class="{kind}">'
+        f'<tr class="{mark}">'
         + "".join(cell(place, text, "td") for place, text in enumerate(cells))
         + "</tr>"
-        for kind, cells in rows
+        for mark, cells in rows
     ]
     return "\n".join(
-        ("<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>", *lines, "</tbody>", "</table>")
+        (
+            f'<table class="{kind}">',
+            f"<thead><tr>{head}</tr></thead>",
+            "<tbody>",
+            *lines,
+            "</tbody>",
+            "</table>",
+        )
     )
 
 
@@ -117,7 +124,8 @@ def _head(report: JsonObject) -> str:
 {_verdict(report)}
 <dl class="figures">
 {tiles}
-</dl>"""
+</dl>
+<p class="soft">Intact, changed and missing count lines of RECORD. A RECORD cannot list its own hash.</p>"""
 
 
 def _verdict(report: JsonObject) -> str:
@@ -147,15 +155,19 @@ def _findings(report: JsonObject) -> str:
         found = [each for each in report["findings"] if each["kind"] == kind]
         if found:
             parts.append(f'<h3><span class="count">{len(found):,}</span> {meaning}</h3>')
-            rows = [("", _finding_cells(each)) for each in found[:SHOWN_MAX]]
-            parts.append(_table(("Path", "Distribution", _details_head(kind)), rows))
+            parts.append(_finding_table(found[:SHOWN_MAX]))
         if len(found) > SHOWN_MAX:
             parts.append(f"<p>{len(found) - SHOWN_MAX:,} more are listed in <code>report.json</code>.</p>")
     return "\n".join((*parts, "</section>"))
 
 
-def _details_head(kind: str) -> str:
-    return "Hash" if kind == "changed" else "Details"
+def _finding_table(found: list[JsonObject]) -> str:
+    """Return the table of findings of one kind; with a third column only if one of them has something to say in it."""
+    cells = [_finding_cells(each) for each in found]
+    if not any(details for _, _, details in cells):
+        return _table(("Path", "Distribution"), [("", row[:2]) for row in cells], kind="findings brief")
+    head = "Hash" if "expected" in found[0] else "Details"
+    return _table(("Path", "Distribution", head), [("", row) for row in cells], kind="findings")
 
 
 def _finding_cells(found: JsonObject) -> tuple[str, str, str]:
@@ -167,11 +179,14 @@ def _finding_cells(found: JsonObject) -> tuple[str, str, str]:
             f"<dt>{algorithm} found</dt><dd>{_code(found['actual'])}</dd></dl>"
         )
     owner = (
-        '<span class="soft">none nearby</span>'
-        if found["distribution"] is None
-        else safe(found["distribution"])
+        '<span class="soft">of none</span>' if found["distribution"] is None else _name(found["distribution"])
     )
-    return _code(found["path"]), owner, details or '<span class="soft">-</span>'
+    return _code(found["path"]), owner, details
+
+
+def _name(directory: str) -> str:
+    """Return the name and version that a metadata directory is named for."""
+    return safe(directory.removesuffix(".dist-info").removesuffix(".egg-info"))
 
 
 def _distributions(report: JsonObject) -> str:
@@ -183,7 +198,7 @@ def _distributions(report: JsonObject) -> str:
         "Intact",
         "Findings",
         "Licence",
-        "RECORD, SHA-256",
+        "SHA-256 of RECORD",
     )
     rows = []
     for each in report["distributions"]:
@@ -202,7 +217,7 @@ def _distributions(report: JsonObject) -> str:
 <h2>Distributions</h2>
 <p class="soft">The first {DIGITS_SHOWN} digits of each RECORD's hash; all are in <code>report.json</code>. Two machines whose
 RECORD hashes agree, and which have no findings, hold the same files of that distribution.</p>
-{_table(heads, rows, numbers=(4, 5))}
+{_table(heads, rows, numbers=(4, 5), kind="distributions")}
 </section>"""
 
 
@@ -239,7 +254,7 @@ def _licences(report: JsonObject) -> str:
 <p class="soft">As declared by the distributions: an SPDX expression where there is one, else classifiers, else free text. The
 hash of each licence text is in <code>report.json</code>.</p>
 {note}
-{_table(("Licence", "Distributions", "Texts", "Used by"), rows, numbers=(1, 2))}
+{_table(("Licence", "Distributions", "Texts", "Used by"), rows, numbers=(1, 2), kind="licences")}
 </section>"""
 
 
@@ -250,7 +265,7 @@ def _outside(report: JsonObject) -> str:
     if not by_owner:
         return ""
     rows = [
-        ("", (safe(owner), ", ".join(_code(path) for path in paths))) for owner, paths in by_owner.items()
+        ("", (_name(owner), ", ".join(_code(path) for path in paths))) for owner, paths in by_owner.items()
     ]
     return f"""<section>
 <h2>Not covered: files outside the environment</h2>

@@ -65,10 +65,10 @@ def verify_shard(tree: Tree, *, shard: int, shards: int) -> JsonObject:
     for path, owner in _unlisted(tree, claims):
         if owner in counts:
             counts[owner]["unlisted"] += 1
-            findings.append(finding("unlisted", path, of=owner))
+            findings.append(finding("unlisted", path, of=owner, detail=_remark(tree, path)))
         elif owner is None and shard == 0:
             loose += 1
-            findings.append(finding("unlisted", path, of=None))
+            findings.append(finding("unlisted", path, of=None, detail=_remark(tree, path)))
     return {
         "distributions": [
             {"directory": shown(directory)} | {name: count[name] for name in COUNTS}
@@ -99,6 +99,16 @@ def _unlisted(tree: Tree, claims: Claims) -> Iterator[tuple[str, str | None]]:
     for path in tree.entries:
         if path not in claims.paths:
             yield path, claims.nearest(path)
+
+
+def _remark(tree: Tree, path: str) -> str:
+    """Return what makes an unlisted file worth a second look, if anything does."""
+    if not tree.entries[path].regular:
+        return "a link or a special file"
+    at_start = path.endswith(".pth") or path in {"sitecustomize.py", "usercustomize.py"}
+    return (
+        "read by every interpreter of this environment when it starts" if at_start and "/" not in path else ""
+    )
 
 
 def _check(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sovrun.core.errors import CorruptHistory, LeaseLost
+from sovrun.core.errors import CorruptHistory, IllegalTransition, LeaseLost
 from sovrun.core.events import (
     Budget,
     Failure,
@@ -115,8 +115,16 @@ def decide(
         lifecycle has no such move.
     """
     event = _outcome_of(step, command, retry, now_us, stopping=stopping)
-    is_move(step.state, event.target)
+    if not is_move(step.state, event.target):
+        raise _illegal(step, command)  # no command of a step may use the table's answer "no change"
     return event
+
+
+def _illegal(step: Step, command: StepCommand) -> IllegalTransition:
+    name = type(command).__name__
+    return IllegalTransition(
+        f"{name} is no move of a step that is {step.state}", state=step.state, command=name
+    )
 
 
 def _outcome_of(step: Step, command: StepCommand, retry: Retry, now_us: int, *, stopping: bool) -> StepEvent:
@@ -130,6 +138,8 @@ def _outcome_of(step: Step, command: StepCommand, retry: Retry, now_us: int, *, 
             _require_fence(step, fence)
             return _after_failure(step, failure, now_us, retry, stopping=stopping)
         case LoseLease():
+            if step.state is not State.EXECUTING:
+                raise _illegal(step, command)
             return _after_lost_lease(step, now_us, retry, stopping=stopping)
         case Cancel(reason):
             return StepCancelled(reason, cancel_cause(reason))

@@ -99,8 +99,9 @@ class Failed:
     Args:
         reason: stable public code, see `docs/reference/errors.md`.
         message: one line for a person.
-        error: name of the exception's class when the step raised, for `retryOn`.
+        error: name of the exception's class when the step raised.
         traceback: of the step's own code, when it raised.
+        lineage: names of the exception's class and of its base classes, most derived first, for `retryOn`.
         circumstance: it belongs to the machine or to a limit, not to the work.
         retryable: another attempt may end otherwise.
     """
@@ -113,6 +114,7 @@ class Failed:
     retryable: bool = True
     log: bytes = b""
     usage: Usage = Usage()
+    lineage: tuple[str, ...] = ()
 
 
 class Executor(Protocol):

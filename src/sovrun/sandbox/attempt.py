@@ -1,0 +1,461 @@
+"""One running step as its supervisor sees it, from the fork to the reply.
+
+Owns: `Attempt`: its processes, pipes and deadlines, the handshake, the caps, and the judgement of how it ended.
+Must not touch: other attempts, and belief: whatever comes out of the sandbox after `go` may come from the step.
+
+launching -> (ready/go) running -> ending (all its processes are being killed) -> collecting -> done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from sovrun.sandbox import collect, launch, wire
+from sovrun.sandbox.exchange import WORK
+from sovrun.sandbox.refusals import explain
+from sovrun.sandbox.verdicts import FROM_INSIDE, MESSAGE_MAX, TRACEBACK_MAX, cut, failure
+
+CHUNK: Final = 1 << 16
+HEAD_MAX: Final = 256 << 10
+TAIL_MAX: Final = 4 << 10
+SECOND_US: Final = 1_000_000
+
+Parts = tuple[bytes, ...]
+
+
+class Hub(Protocol):
+    """What an attempt needs of the supervisor's loop."""
+
+    bwrap: str
+    frame: Mapping[str, Any]
+    spool: Path
+    handshake_s: float
+
+    def watch(self, descriptor: int, on_ready: Callable[[], object]) -> None:
+        """Call `on_ready` whenever the descriptor can be read."""
+
+    def watch_write(self, descriptor: int, on_ready: Callable[[], None] | None) -> None:
+        """Call `on_ready` also when a watched descriptor can be written, or no longer."""
+
+    def unwatch(self, descriptor: int) -> None:
+        """Forget the descriptor; before it is closed."""
+
+    def done(self, attempt: Attempt, head: dict[str, Any], *parts: bytes) -> None:
+        """Take an attempt's reply; nothing of it is left."""
+
+
+class Attempt:
+    """One attempt of one step.
+
+    Args:
+        ident: the engine's number for it.
+        task: as the engine sent it: `kind`, `entry`, `code`, `files`, `limits`, `epoch`, `output_max`, `log_max`,
+            `wall_us`, `files_max`.
+        arguments: canonical JSON.
+        uid: host user id to run as; None when the supervisor is an ordinary user.
+    """
+
+    def __init__(
+        self, hub: Hub, ident: int, task: Mapping[str, Any], arguments: bytes, uid: int | None
+    ) -> None:
+        self.ident = ident
+        self.uid = uid
+        self.deadline: float | None = None
+        self._hub = hub
+        self._task = task
+        self._arguments = arguments
+        self._verdict: dict[str, Any] | None = None
+        self._answer: dict[str, Any] | None = None
+        self._output: bytes | None = None
+        self._log = bytearray()
+        self._stderr_tail = b""
+        self._streams: dict[str, int] = {}
+        self._info = b""
+        self._sending = memoryview(b"")
+        self._decoder = wire.Decoder(body_max=task["output_max"], head_max=HEAD_MAX)
+        self._outer = self._outer_pidfd = self._init = self._init_pidfd = self._work = -1
+        self._collector = -1
+        self._collected = False
+        self._status: int | None = None
+        self._started = self._ended = 0.0
+        self._cpu_s = 0.0
+        self._memory = 0
+        self._oom_kills = 0
+
+    # --- launching ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the sandbox. Raises: OSError when this machine has no room for it."""
+        wanted = launch.order(self._hub.bwrap, self._hub.frame, self._task, self.uid)
+        self._oom_kills = oom_kills()
+        with ExitStack() as theirs, ExitStack() as ours:
+            numbers = self._open(wanted.options, theirs, ours)
+            parent = os.getpid()
+            self._outer = os.fork()
+            if self._outer == 0:
+                launch.launch(wanted, numbers, parent)
+            ours.pop_all()
+        self._outer_pidfd = os.pidfd_open(self._outer)
+        self._watch_streams()
+        self.deadline = time.monotonic() + self._hub.handshake_s
+        self._send({"limits": self._task["limits"], "read_only": wanted.read_only})
+
+    def _open(self, options: bytes, theirs: ExitStack, ours: ExitStack) -> dict[int, int]:
+        """Open what the sandbox is given, by its numbers, and our ends of it."""
+        numbers = {}
+
+        def give(number: int, descriptor: int) -> None:
+            theirs.callback(os.close, descriptor)
+            numbers[number] = descriptor
+
+        def hold(name: str, descriptor: int) -> None:
+            ours.callback(os.close, descriptor)
+            self._streams[name] = descriptor
+
+        give(0, os.open(os.devnull, os.O_RDWR))
+        for number, name in ((1, "stdout"), (2, "stderr"), (launch.INFO, "info")):
+            reading, writing = os.pipe()
+            hold(name, reading)
+            give(number, writing)
+        near, far = socket.socketpair()
+        hold("control", near.detach())
+        give(launch.CONTROL, far.detach())
+        give(launch.ARGUMENTS, os.memfd_create("options"))
+        os.write(numbers[launch.ARGUMENTS], options)
+        os.lseek(numbers[launch.ARGUMENTS], 0, os.SEEK_SET)
+        return numbers
+
+    def _watch_streams(self) -> None:
+        for name, descriptor in self._streams.items():
+            os.set_blocking(descriptor, False)
+            self._hub.watch(descriptor, lambda name=name: self._on_stream(name))  # type: ignore[misc]
+        self._hub.watch(self._outer_pidfd, self._on_outer_exit)
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def _on_stream(self, name: str) -> bool:
+        """Take what a stream has to give; return whether there may be more."""
+        descriptor = self._streams.get(name)
+        if descriptor is None:
+            return False
+        try:
+            data = os.read(descriptor, CHUNK)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self._close_stream(name)
+            return False
+        if name == "control":
+            self._on_control(data)
+        elif name == "info":
+            self._on_info(data)
+        else:
+            self._on_print(name, data)
+        return True
+
+    def _close_stream(self, name: str) -> None:
+        descriptor = self._streams.pop(name)
+        self._hub.unwatch(descriptor)
+        os.close(descriptor)
+
+    def _on_print(self, name: str, data: bytes) -> None:
+        cap = self._task["log_max"]
+        self._log += data[: cap - len(self._log)]
+        if name == "stderr":
+            self._stderr_tail = (self._stderr_tail + data)[-TAIL_MAX:]
+        if len(self._log) >= cap:
+            self.kill("log_limit", f"the step printed more than {cap} bytes (resources.log)")
+
+    def _on_info(self, data: bytes) -> None:
+        self._info += data[: TAIL_MAX - len(self._info)]
+        with suppress(ValueError):  # it comes in pieces
+            pid = json.loads(self._info)["child-pid"]
+            with suppress(ProcessLookupError):
+                self._init_pidfd = os.pidfd_open(pid)
+                self._init = pid
+
+    def _on_control(self, data: bytes) -> None:
+        try:
+            for head, parts in self._decoder.feed(data):
+                self._on_frame(head, parts)
+        except (ValueError, LookupError, TypeError, OSError) as error:
+            reason = "output_not_json" if self._started else "sandbox_error"
+            self.kill(reason, f"what the sandbox says cannot be understood: {error}")
+
+    def _on_frame(self, head: dict[str, Any], parts: list[bytes]) -> None:
+        said = head.get("say")
+        if self._verdict is not None:
+            return
+        if not self._started:
+            self._go(said, head)
+        elif self._answer is None and self._output is None:
+            if said == "result" and self._task["kind"] == "python":
+                self._output = parts[0] if parts else b""
+            elif said == "failed":
+                self._answer = _believable(head)
+
+    def _go(self, said: object, head: Mapping[str, Any]) -> None:
+        while self._init < 0 and self._on_stream("info"):
+            pass  # it was written before the runner could speak
+        problems = [str(problem) for problem in head.get("problems", ())]
+        if said == "ready" and not problems:
+            problems = self._outside_problems()
+        if problems:
+            self.kill(
+                "sandbox_error", f"the sandbox is not as it must be: {'; '.join(problems)[:MESSAGE_MAX]}"
+            )
+            return
+        self._started = time.monotonic()
+        self.deadline = self._started + self._task["wall_us"] / SECOND_US
+        # What needs the finished, still empty sandbox is done here: listeners in its network, a control group.
+        task = {name: self._task[name] for name in ("kind", "entry", "output_max")}
+        self._send({**task, "files": sorted(self._task["files"])}, self._arguments)
+
+    def _outside_problems(self) -> list[str]:
+        """Return what the host sees of the sandbox that must not be, and hold on to its work directory."""
+        if self._init < 0:
+            return ["bubblewrap did not say which process is its first"]
+        process = f"/proc/{self._init}"
+        user = os.getuid() if self.uid is None else self.uid
+        status = Path(process, "status").read_text()
+        uids = next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:]
+        problems = [f"its host user ids are {uids}"] if set(uids) != {str(user)} or user == 0 else []
+        for space in ("user", "mnt", "pid", "net", "ipc", "uts"):
+            if os.stat(f"{process}/ns/{space}").st_ino == os.stat(f"/proc/self/ns/{space}").st_ino:
+                problems.append(f"its {space} namespace is ours")
+        self._work = os.open(f"{process}/root{WORK}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if os.fstat(self._work).st_uid != user:
+            problems.append("its work directory belongs to somebody else")
+        return problems
+
+    def _send(self, head: dict[str, Any], *parts: bytes) -> None:
+        self._sending = memoryview(bytes(self._sending) + wire.encode(head, *parts))
+        self._on_writable()
+
+    def _on_writable(self) -> None:
+        descriptor = self._streams.get("control")
+        if descriptor is None:
+            return
+        try:
+            while self._sending:
+                self._sending = self._sending[os.write(descriptor, self._sending) :]
+        except BlockingIOError:
+            pass
+        except OSError:  # it has gone; its exit is about to be noticed
+            self._sending = memoryview(b"")
+        self._hub.watch_write(descriptor, self._on_writable if self._sending else None)
+
+    # --- ending -------------------------------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """Act on the deadline that has passed."""
+        self.deadline = None
+        if self._started:
+            text = f"the step ran longer than {self._task['wall_us'] / SECOND_US:g} s (resources.wallSeconds)"
+            self.kill("wall_limit", text)
+        else:
+            self.kill("sandbox_error", f"no sandbox within {self._hub.handshake_s:g} s: {self._said()}")
+
+    def kill(self, reason: str, message: str) -> None:
+        """Kill every process of the attempt; the first reason stands."""
+        if self._verdict is None:
+            self._verdict = failure(reason, message)
+        if self._collector > 0:
+            with suppress(ProcessLookupError):
+                os.kill(self._collector, signal.SIGKILL)
+        if self._init_pidfd >= 0:
+            _kill(self._init_pidfd)  # the first process of a pid namespace takes all others with it
+        if self._status is None:
+            with suppress(ProcessLookupError):  # bubblewrap before it has a namespace
+                os.killpg(self._outer, signal.SIGKILL)
+            _kill(self._outer_pidfd)
+
+    def _on_outer_exit(self) -> None:
+        while self._init < 0 and self._on_stream("info"):
+            pass
+        with suppress(ProcessLookupError):
+            os.killpg(self._outer, signal.SIGKILL)  # while its number cannot be anybody else's
+        _, self._status, used = os.wait4(self._outer, 0)
+        self._count(used)
+        self._hub.unwatch(self._outer_pidfd)
+        if self._init_pidfd >= 0:
+            _kill(self._init_pidfd)
+            self._hub.watch(self._init_pidfd, self._on_init_exit)
+        else:
+            self._all_dead()
+
+    def _on_init_exit(self) -> None:
+        self._hub.unwatch(self._init_pidfd)
+        with suppress(ChildProcessError):  # bubblewrap may have waited for it
+            _, _, used = os.wait4(self._init, os.WNOHANG)
+            self._count(used)
+        self._all_dead()
+
+    def _count(self, used: Any) -> None:
+        self._cpu_s += used.ru_utime + used.ru_stime
+        self._memory = max(self._memory, used.ru_maxrss * 1024)
+
+    def _all_dead(self) -> None:
+        self._ended = time.monotonic()
+        self.deadline = None
+        for name in list(self._streams):
+            while self._on_stream(name):
+                pass
+            if name in self._streams:
+                self._close_stream(name)
+        verdict = self._judge()
+        if verdict is None and self._needs_collecting():
+            self._collect()
+        else:
+            self._reply(verdict, self._output or b"", [])
+
+    def _judge(self) -> dict[str, Any] | None:
+        """Return how the attempt failed, or None."""
+        if self._verdict is not None:
+            return self._verdict
+        if not self._started:
+            refusal = explain(self._said())
+            return failure("sandbox_error", f"{refusal.detail}. {refusal.fix}")
+        if self._answer is not None:
+            return self._answer
+        code = os.waitstatus_to_exitcode(self._status or 0)
+        if self._output is not None or (self._task["kind"] == "argv" and code == 0):
+            return None
+        return self._judge_exit(code)
+
+    def _judge_exit(self, code: int) -> dict[str, Any]:
+        number = code - 128 if 128 < code <= 192 else 0
+        limit = self._task["limits"]["cpu_seconds"]
+        if number == signal.SIGXCPU or (number == signal.SIGKILL and self._cpu_s >= limit):
+            return failure(
+                "cpu_limit", f"the step used more than {limit} s of processor time (resources.cpuSeconds)"
+            )
+        if number == signal.SIGKILL and oom_kills() > self._oom_kills:
+            return failure("memory_limit", "the kernel killed the step because memory ran out")
+        if number == signal.SIGXFSZ or (code and self._is_disk_full()):
+            return failure("disk_limit", "the step ran out of disk space (resources.disk)")
+        if code < 0:
+            return failure("sandbox_error", f"bubblewrap was killed by signal {-code}")
+        last = self._said()
+        if number:
+            return failure(
+                "killed_by_signal", f"the step was killed by {_signal_name(number)}. {last}".rstrip(" .")
+            )
+        if code == 0:
+            return failure("output_not_json", "the step's process ended without a result")
+        return failure("exit_nonzero", f"exit status {code}. {last}".rstrip(" ."))
+
+    def _said(self) -> str:
+        """Return the last lines of standard error."""
+        return "\n".join(self._stderr_tail.decode(errors="replace").strip().splitlines()[-10:])
+
+    def _is_disk_full(self) -> bool:
+        return self._work >= 0 and os.fstatvfs(self._work).f_bavail == 0
+
+    # --- collecting ---------------------------------------------------------------------------------------------------
+
+    def _needs_collecting(self) -> bool:
+        return self._output is None or collect.may_name_files(self._output)
+
+    def _collect(self) -> None:
+        """Copy and hash in a process of its own, so that large files never stop the supervisor."""
+        reading, writing = os.pipe()
+        parent = os.getpid()
+        self._collected = True
+        self._collector = os.fork()
+        if self._collector == 0:
+            self._be_collector(writing, parent)
+        os.close(writing)
+        self._decoder = wire.Decoder(body_max=self._task["output_max"])
+        self._streams["collector"] = reading
+        self._hub.watch(reading, self._on_collector)
+
+    def _be_collector(self, writing: int, parent: int) -> None:
+        limits = self._task["limits"]
+        spool = collect.Spool(self._hub.spool, str(self.ident), limits["disk"], self._task["files_max"])
+        try:
+            launch.die_with(parent)
+            output = self._output
+            if output is None:
+                output = collect.collect_outputs(self._work, spool, self._task["output_max"])
+            else:
+                collect.collect_made(self._work, output, frozenset(self._task["files"]), spool)
+            made = [[digest, size, str(spool.path(digest))] for digest, size in spool.made.items()]
+            wire.send(writing, {"failure": None, "made": made}, output)
+        except collect.Refused as error:
+            wire.send(writing, {"failure": failure(error.reason, str(error))}, b"")
+        except Exception as error:  # noqa: BLE001 -- this process has no one else to tell
+            wire.send(writing, {"failure": failure("sandbox_error", f"collecting failed: {error!r}")}, b"")
+        finally:
+            os._exit(0)
+
+    def _on_collector(self) -> None:
+        data = os.read(self._streams["collector"], CHUNK)
+        frames = self._decoder.feed(data) if data else []
+        if data and not frames:
+            return
+        self._close_stream("collector")
+        os.waitpid(self._collector, 0)
+        self._collector = -1
+        if self._verdict is not None or not frames:
+            self._reply(self._verdict or failure("sandbox_error", "the collector died"), b"", [])
+            return
+        [(head, parts)] = frames
+        self._reply(head["failure"], parts[0], head.get("made", []))
+
+    def _reply(self, verdict: dict[str, Any] | None, output: bytes, made: list[Any]) -> None:
+        for descriptor in (self._outer_pidfd, self._init_pidfd, self._work):
+            if descriptor >= 0:
+                os.close(descriptor)
+        if verdict is not None and self._collected:
+            for path in self._hub.spool.glob(f"{self.ident}-*"):
+                path.unlink()
+        began = self._started or self._ended
+        usage = [round(self._cpu_s * SECOND_US), round((self._ended - began) * SECOND_US), self._memory]
+        head = {"id": self.ident, "failure": verdict, "made": made, "usage": usage}
+        self._hub.done(self, head, b"" if verdict else output, bytes(self._log))
+
+
+def oom_kills() -> int:
+    """Return how many processes this machine's kernel has killed for want of memory, 0 when it does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def _kill(pidfd: int) -> None:
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _believable(head: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a failure that the inside reports, in our own form: reasons it may give, texts of bounded length."""
+    reason = head.get("reason")
+    told = {name: str(head[name]) for name in ("error", "traceback") if isinstance(head.get(name), str)}
+    lineage = head.get("lineage")
+    return failure(
+        reason if reason in FROM_INSIDE else "step_raised",
+        str(head.get("message", "")),
+        error=cut(told["error"], 256) if "error" in told else None,
+        traceback=cut(told["traceback"], TRACEBACK_MAX) if told.get("traceback") else None,
+        lineage=[cut(str(name), 256) for name in lineage[:32]] if isinstance(lineage, list) else [],
+    )

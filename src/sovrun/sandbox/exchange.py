@@ -1,0 +1,122 @@
+"""How an `argv` step is handed its arguments as files, and how any entry point is found.
+
+Owns: the fixed paths inside a sandbox, `write_arguments`, `program_of`, `split_entry`, `load_function`.
+Standard library only: this is also imported inside the sandbox.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from sovrun.sandbox.verdicts import StepNotFound
+
+CODE: Final = "/code"
+WORK: Final = "/work"
+INPUTS: Final = "/inputs"
+LIBRARY: Final = "/sovrun/lib"
+"""Where Sovrun's own package lies, so that a step can import `sovrun.step`."""
+
+ARGUMENTS_DIR: Final = "inputs"
+OUTPUTS_DIR: Final = "outputs"
+
+
+def fixed_environment(epoch: int, *, home: str, tmp: str, python_path: str) -> dict[str, str]:
+    """Return the environment of every step, the same everywhere.
+
+    Args:
+        epoch: SOURCE_DATE_EPOCH in seconds.
+        home, tmp: the work directory and the directory for temporary files.
+        python_path: where modules are looked for before the installed ones.
+    """
+    return {
+        "HOME": home,
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONPATH": python_path,
+        "SOURCE_DATE_EPOCH": str(epoch),
+        "TMPDIR": tmp,
+        "TZ": "UTC",
+    }
+
+
+def split_entry(entry: str) -> tuple[str, str]:
+    """Return module and function of `module:function`. Raises: StepNotFound when it is of another form."""
+    module, colon, function = entry.partition(":")
+    if not (colon and module and function):
+        raise StepNotFound(f"the entry point {entry!r} is not of the form module:function")
+    return module, function
+
+
+def load_function(entry: str) -> Callable[..., Any]:
+    """Import the module of an entry point and return its function.
+
+    Raises: StepNotFound when there is no such module or function; whatever the module itself raises on import.
+    """
+    name, attribute = split_entry(entry)
+    try:
+        found: Any = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # A module that the step's module fails to import is the step's own failure, and named as such.
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise StepNotFound(f"there is no module {name!r} (entry point {entry!r})") from None
+        raise
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise StepNotFound(f"module {name!r} has no function {attribute!r} (entry point {entry!r})")
+    return found  # type: ignore[no-any-return]  # any callable will do
+
+
+def program_of(entry: str, code: str) -> str:
+    """Return the path of a program: absolute as it is, relative below the code directory.
+
+    Raises: StepNotFound when a relative path leaves the code directory or there is no such file.
+    """
+    if os.path.isabs(entry):
+        path = entry
+    elif ".." in PurePosixPath(entry).parts or not entry:
+        raise StepNotFound(f"the program {entry!r} does not lie below the DAG's code")
+    else:
+        path = f"{code}/{entry}"
+    if not os.path.isfile(path):
+        raise StepNotFound(
+            f"there is no program {entry!r}; give a path below the DAG's code or an absolute one"
+        )
+    if not os.access(path, os.X_OK):
+        raise StepNotFound(f"the program {entry!r} is not executable; run chmod +x on it")
+    return path
+
+
+def write_arguments(work: Path, arguments: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+    """Lay out the arguments of an `argv` step below its work directory, and make its outputs directory.
+
+    A file or directory becomes the link `inputs/NAME`, any other value the JSON text `inputs/NAME.json`.
+    Raises: ValueError when a name cannot be a file's name.
+    """
+    folder = work / ARGUMENTS_DIR
+    folder.mkdir()
+    (work / OUTPUTS_DIR).mkdir()
+    for name, value in arguments.items():
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise ValueError(f"the argument {name!r} cannot become a file; rename it in `with`")
+        digest = _file_digest(value)
+        if digest is not None and digest in files:
+            (folder / name).symlink_to(files[digest])
+        else:
+            text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+            (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def _file_digest(value: Any) -> str | None:
+    if isinstance(value, dict) and set(value) in ({"$file", "size"}, {"$tree"}):
+        digest = value.get("$file", value.get("$tree"))
+        return digest if isinstance(digest, str) else None
+    return None

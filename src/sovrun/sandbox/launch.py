@@ -1,0 +1,233 @@
+"""From a running supervisor to bubblewrap's exec: mounts that the step's user can reach, the user id, the command.
+
+Owns: the order of these steps and bubblewrap's arguments. Everything here runs in a forked child of the supervisor, which
+has one thread, or builds what that child needs.
+Must not touch: host user id 0. A sandbox that root starts is none: the kernel asks the host's user id for sysctl.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from sovrun.sandbox.exchange import CODE, INPUTS, LIBRARY, WORK, fixed_environment
+from sovrun.sandbox.runner import CONTROL
+
+INFO: Final = 4
+ARGUMENTS: Final = 5
+"""Descriptors of bubblewrap: where it says which process is the sandbox's first, and what it reads its options from."""
+
+EXIT_NOT_LAUNCHED: Final = 77
+SHARED_MEMORY_MAX: Final = 64 << 20
+STAGE: Final = "/mnt" if os.path.isdir("/mnt") else "/tmp"  # noqa: S108 -- covered by a mount of our own before use
+
+_RUN: Final = "from sovrun.sandbox.runner import main; main()"
+_CLONE_NEWNS: Final = 0x00020000
+_MS_NOSUID_NODEV: Final = 2 | 4
+_MS_BIND: Final = 4096
+_MS_REC_PRIVATE: Final = 16384 | 1 << 18
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class NotLaunched(OSError):
+    """The kernel refused a step on the way to bubblewrap."""
+
+
+def _require(result: int, what: str) -> None:
+    if result != 0:
+        raise NotLaunched(f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies. Raises: NotLaunched when `parent` is gone already."""
+    _require(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
+    if os.getppid() != parent:
+        raise NotLaunched("the parent has gone")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes whose own parent below this one has died."""
+    _require(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "child subreaper")
+
+
+def staged(position: int) -> str:
+    """Return where the source number `position` lies once it is staged."""
+    return f"{STAGE}/{position}"
+
+
+def stage(sources: Sequence[str]) -> None:
+    """Show `sources` at `staged(0)`, `staged(1)`, ... to whoever this process becomes, in mounts of its own.
+
+    A source may lie below a directory that only root may enter. It is opened first, for the stage may cover it.
+    """
+    _require(_libc.unshare(_CLONE_NEWNS), "private mounts")
+    _mount(None, "/", None, _MS_REC_PRIVATE, None)
+    descriptors = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source in sources]
+    _mount("sovrun", STAGE, "tmpfs", _MS_NOSUID_NODEV, "mode=0755,size=1m,nr_inodes=65536")
+    for position, descriptor in enumerate(descriptors):
+        target = staged(position)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            os.mkdir(target)
+        else:
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+        _mount(f"/proc/self/fd/{descriptor}", target, None, _MS_BIND, None)
+        os.close(descriptor)
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None) -> None:
+    texts = [None if text is None else text.encode() for text in (source, target, kind, data)]
+    result = _libc.mount(texts[0], texts[1], texts[2], ctypes.c_ulong(flags), texts[3])
+    _require(result, f"private mounts: {target}")
+
+
+def drop_to(uid: int) -> None:
+    """Become the user and group `uid` for good, with no other groups. Raises: NotLaunched."""
+    try:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        what = "uid range" if error.errno == errno.EINVAL else "drop the user id"
+        raise NotLaunched(f"{what}: {uid}: {error.strerror}") from None
+    if os.getresuid() != (uid, uid, uid) or os.getresgid() != (uid, uid, uid):
+        raise NotLaunched(f"drop the user id: still {os.getresuid()}")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One sandbox to be started.
+
+    Args:
+        bwrap: path of bubblewrap.
+        options: its options, which it reads from a descriptor so that no host path shows on its command line.
+        command: what it executes inside.
+        sources: what has to be staged, in the order of `staged`; empty for an ordinary user.
+        uid: host user id to drop to; None for an ordinary user, who stays.
+        read_only: directories inside in which nothing may be created.
+    """
+
+    bwrap: str
+    options: bytes
+    command: tuple[str, ...]
+    sources: tuple[str, ...]
+    uid: int | None
+    read_only: tuple[str, ...]
+
+
+def order(bwrap: str, frame: Mapping[str, Any], task: Mapping[str, Any], uid: int | None) -> Order:
+    """Return how to start the sandbox of one step.
+
+    Args:
+        frame: `Frame.wire()`.
+        task: the step: `code` (path or None), `files` (path by digest), `limits`, `epoch`.
+        uid: host user id to drop to, or None.
+    """
+    binds = [(source, inside) for source, inside in frame["binds"]]
+    if task["code"] is not None:
+        binds.append((task["code"], CODE))
+    binds += [(source, f"{INPUTS}/{digest}") for digest, source in sorted(task["files"].items())]
+    sources: list[str] = []
+    shown = []
+    for source, inside in binds:
+        if uid is None or _is_system(source):
+            shown.append((source, inside))
+        else:
+            shown.append((staged(len(sources)), inside))
+            sources.append(source)
+    options = [
+        *_BOUNDARY,
+        *_environment(task["epoch"]),
+        *_writable(task["limits"]["disk"]),
+        *(word for target, inside in frame["links"] for word in ("--symlink", target, inside)),
+        *(word for source, inside in shown for word in ("--ro-bind", source, inside)),
+        *("--remount-ro", "/", "--chdir", WORK),
+    ]
+    return Order(
+        bwrap=bwrap,
+        options=b"".join(word.encode() + b"\0" for word in options),
+        command=(frame["python"], "-s", "-P", "-B", "-c", _RUN),
+        sources=tuple(sources),
+        uid=uid,
+        read_only=("/", "/dev", *(inside for source, inside in binds if os.path.isdir(source))),
+    )
+
+
+_BOUNDARY: Final = (
+    *("--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),
+    *("--cap-drop", "ALL", "--uid", "1000", "--gid", "1000", "--hostname", "sovrun"),
+    *("--info-fd", str(INFO)),
+)
+"""The walls. A filter of system calls is added here as `--seccomp FD`."""
+
+
+def _environment(epoch: int) -> list[str]:
+    # /code joins the path only after the sandbox is sealed: see the runner.
+    variables = fixed_environment(epoch, home=WORK, tmp="/tmp", python_path=LIBRARY)  # noqa: S108 -- inside
+    return ["--clearenv", *(word for name, value in variables.items() for word in ("--setenv", name, value))]
+
+
+def _writable(disk: int) -> list[str]:
+    """Return the options for the places that may be written, all of a fixed size, and for what goes with them."""
+    return [
+        *("--size", str(disk), "--tmpfs", WORK),
+        *("--size", str(disk), "--perms", "1777", "--tmpfs", "/tmp"),  # noqa: S108 -- inside
+        *("--proc", "/proc", "--dev", "/dev"),
+        *("--size", str(min(disk, SHARED_MEMORY_MAX)), "--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108
+        *("--remount-ro", "/dev"),
+    ]
+
+
+def _is_system(path: str) -> bool:
+    """Whether every user of the host can reach a path."""
+    return path.startswith(("/usr/", "/etc/", "/lib", "/bin", "/sbin")) or path == "/usr"
+
+
+def launch(wanted: Order, descriptors: Mapping[int, int], parent: int) -> NoReturn:
+    """In a forked child: become bubblewrap, or say why not on standard error and exit.
+
+    Args:
+        descriptors: of each number that bubblewrap shall have, which of ours it is. All others are closed.
+        parent: process id of the supervisor.
+    """
+    complain = descriptors[2]
+    try:
+        os.setsid()
+        if wanted.uid is not None:
+            stage(wanted.sources)
+            drop_to(wanted.uid)
+            _require_readable(wanted)
+        die_with(parent)  # last, for a change of user clears it
+        complain = _arrange(descriptors)
+        os.umask(0o022)
+        command = ("bwrap", "--args", str(ARGUMENTS), "--", *wanted.command)
+        os.execve(wanted.bwrap, command, {})
+    except BaseException as error:  # noqa: BLE001 -- a forked child must never return into the supervisor's loop
+        os.write(complain, f"sovrun: {error}\n".encode())
+    finally:
+        os._exit(EXIT_NOT_LAUNCHED)
+
+
+def _require_readable(wanted: Order) -> None:
+    for position, source in enumerate(wanted.sources):
+        path = staged(position)
+        if not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)):
+            raise NotLaunched(f"source path {source} cannot be read by other users: chmod o+rX")
+
+
+def _arrange(descriptors: Mapping[int, int]) -> int:
+    """Give every descriptor its number, close the rest, and return the number of standard error."""
+    above = max(descriptors) + 1
+    moved = {number: fcntl.fcntl(own, fcntl.F_DUPFD, above) for number, own in descriptors.items()}
+    for number, own in moved.items():
+        os.dup2(own, number, inheritable=True)
+    os.closerange(above, os.sysconf("SC_OPEN_MAX"))
+    return 2

@@ -1,0 +1,209 @@
+"""Whether this machine can isolate steps: one real step through the whole launch path, and the facts around it.
+
+Owns: `probe`, `require_isolation`, the report of `sovrun doctor`.
+Must not touch: the decision to run without a sandbox; there is none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Final
+
+from sovrun.core.errors import IsolationUnavailable
+from sovrun.core.ids import RunId, StepId, Tenant
+from sovrun.core.spec.model import Kind, Resources
+from sovrun.ports import Failed, Task
+from sovrun.sandbox import runner, wire
+from sovrun.sandbox.executor import outcome_of, request_of, start_supervisor
+from sovrun.sandbox.settings import SandboxSettings, make_frame
+
+BWRAP_MIN: Final = (0, 8)
+_LANDLOCK_CREATE_RULESET: Final = 444
+_LANDLOCK_VERSION_FLAG: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeItem:
+    """One fact about the machine.
+
+    Args:
+        name: stable, for programs.
+        ok: False when something is missing that `fix` says how to get.
+        detail: what was found.
+        needed: without it there is no isolation; else it would only be one more wall.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    needed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """What this machine can isolate."""
+
+    items: tuple[ProbeItem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether steps can be isolated here."""
+        return all(item.ok for item in self.items if item.needed)
+
+    def first_refusal(self) -> ProbeItem | None:
+        """Return the first needed item that is missing."""
+        return next((item for item in self.items if item.needed and not item.ok), None)
+
+
+def probe(settings: SandboxSettings | None = None) -> ProbeReport:
+    """Look at this machine and run one step in a sandbox. Takes about a tenth of a second; raises nothing of its own."""
+    chosen = settings or SandboxSettings()
+    bwrap = _bubblewrap(chosen)
+    facts = (bwrap, _user_namespaces(), _kernel(), _user(), _controllers(), _landlock(), _seccomp())
+    if not bwrap.ok:
+        return ProbeReport(facts)
+    return ProbeReport((*facts, _real_step(chosen)))
+
+
+def require_isolation(settings: SandboxSettings) -> None:
+    """Raise `IsolationUnavailable` unless a real step runs here; a good answer is remembered by the process."""
+    if settings in _GOOD:
+        return
+    refusal = probe(settings).first_refusal()
+    if refusal is not None:
+        raise IsolationUnavailable(refusal.detail, hint=refusal.fix)
+    _GOOD.add(settings)
+
+
+_GOOD: Final[set[SandboxSettings]] = set()
+
+
+def _real_step(settings: SandboxSettings) -> ProbeItem:
+    name = "step in a sandbox"
+    folder = Path(mkdtemp(prefix="sovrun-probe-"))
+    task = Task(
+        tenant=Tenant("probe"),
+        run=RunId("0" * 32),
+        step=StepId("probe"),
+        attempt=1,
+        kind=Kind.PYTHON,
+        entry="builtins:dict",
+        arguments=b'{"works":true}',
+        resources=Resources(),
+        epoch=0,
+    )
+    try:
+        outcome = _run_alone(settings, folder, task)
+    except (OSError, EOFError, ValueError, IsolationUnavailable) as error:
+        return ProbeItem(name, ok=False, detail=f"cannot be started: {error}", fix="see the message", needed=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if isinstance(outcome, Failed):
+        detail, _, fix = outcome.message.rpartition(". ")
+        return ProbeItem(name, ok=False, detail=detail or outcome.message, fix=fix, needed=True)
+    if outcome.output != b'{"works":true}':
+        return ProbeItem(name, ok=False, detail=f"gave {outcome.output[:80]!r}", fix="report this", needed=True)
+    return ProbeItem(name, ok=True, detail=f"ran in {outcome.usage.wall_us / 1000:.1f} ms", needed=True)
+
+
+def _run_alone(settings: SandboxSettings, folder: Path, task: Task) -> object:
+    process, link = start_supervisor(settings, make_frame(folder / "frame"), folder)
+    with link:
+        wire.send(link.fileno(), {"do": "run", "id": 1, "task": request_of(task)}, task.arguments)
+        head, [output, log] = wire.receive(link.fileno(), body_max=runner.BODY_MAX)
+    process.wait()
+    return outcome_of(head, output, log)
+
+
+# --- facts ------------------------------------------------------------------------------------------------------------
+
+
+def _bubblewrap(settings: SandboxSettings) -> ProbeItem:
+    name, fix = "bubblewrap", "install the package `bubblewrap`, version 0.8 or newer"
+    path = settings.bubblewrap()
+    if path is None:
+        return ProbeItem(name, ok=False, detail="bubblewrap is not installed", fix=fix, needed=True)
+    status = path.stat()
+    if status.st_mode & (stat.S_ISUID | stat.S_ISGID):
+        remedy = f"chmod u-s,g-s {path}, and let ordinary users make user namespaces"
+        return ProbeItem(name, ok=False, detail=f"{path} is setuid", fix=remedy, needed=True)
+    if status.st_mode & 0o022 or status.st_uid not in (0, os.getuid()):
+        remedy = f"chown root {path}; chmod go-w {path}"
+        return ProbeItem(name, ok=False, detail=f"{path} can be changed by others", fix=remedy, needed=True)
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True, env={})  # noqa: S603 -- the operator's bubblewrap
+    except (OSError, subprocess.SubprocessError) as error:
+        return ProbeItem(name, ok=False, detail=f"{path} does not run: {error}", fix=fix, needed=True)
+    version = tuple(map(int, re.findall(r"\d+", said.stdout)[:2]))
+    detail = f"{said.stdout.strip()} at {path}"
+    return ProbeItem(name, ok=version >= BWRAP_MIN, detail=detail, fix="" if version >= BWRAP_MIN else fix, needed=True)
+
+
+def _user_namespaces() -> ProbeItem:
+    limit = _read("/proc/sys/user/max_user_namespaces")
+    forbidden = [
+        f"{name}={bad}"
+        for name, bad in (("kernel.unprivileged_userns_clone", "0"), ("kernel.apparmor_restrict_unprivileged_userns", "1"))
+        if _read("/proc/sys/" + name.replace(".", "/")) == bad
+    ]
+    if limit in (None, "0"):
+        forbidden.append(f"user.max_user_namespaces={limit}")
+    detail = ", ".join(forbidden) or f"user.max_user_namespaces={limit}"
+    return ProbeItem("user namespaces", ok=not forbidden, detail=detail, fix="change them with sysctl" if forbidden else "")
+
+
+def _kernel() -> ProbeItem:
+    return ProbeItem("kernel", ok=True, detail=f"{platform.release()} {platform.machine()}")
+
+
+def _user() -> ProbeItem:
+    if os.getuid() != 0:
+        return ProbeItem("user", ok=True, detail=f"ordinary user {os.getuid()}: steps run as that user")
+    return ProbeItem("user", ok=True, detail="root: every running step has a host user id of its own")
+
+
+def _controllers() -> ProbeItem:
+    """Say for each controller where it is: a machine may have some in version 1 and some in version 2."""
+    found: dict[str, str] = {}
+    for line in (_read("/proc/self/cgroup") or "").splitlines():
+        _, names, _ = line.split(":", 2)
+        found.update((name, "v1") for name in names.split(",") if name and "=" not in name)
+    for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+        found.update((name, "v2") for name in (_read(f"{root}/cgroup.controllers") or "").split())
+    wanted = ("memory", "pids", "cpu")
+    detail = ", ".join(f"{name}: {found.get(name, 'none')}" for name in wanted)
+    missing = [name for name in wanted if name not in found]
+    fix = f"delegate the cgroup controllers {', '.join(missing)}" if missing else ""
+    return ProbeItem("cgroup controllers", ok=not missing, detail=detail, fix=fix)
+
+
+def _landlock() -> ProbeItem:
+    # The system call is asked, not /sys/kernel/security, which need not be mounted.
+    version = ctypes.CDLL(None).syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_VERSION_FLAG)
+    if version < 1:
+        return ProbeItem("landlock", ok=False, detail="not in this kernel", fix="enable Landlock (lsm=landlock,...)")
+    return ProbeItem("landlock", ok=True, detail=f"ABI {version}")
+
+
+def _seccomp() -> ProbeItem:
+    actions = _read("/proc/sys/kernel/seccomp/actions_avail")
+    if actions is None:
+        return ProbeItem("seccomp", ok=False, detail="not in this kernel", fix="use a kernel with CONFIG_SECCOMP_FILTER")
+    return ProbeItem("seccomp", ok=True, detail=actions)
+
+
+def _read(path: str) -> str | None:
+    with suppress(OSError):
+        return Path(path).read_text().strip()
+    return None

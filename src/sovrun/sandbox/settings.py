@@ -1,0 +1,158 @@
+"""What an operator may set about the sandbox, and the one place where its machine-dependent layout is worked out.
+
+Owns: `SandboxSettings`, `Frame`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import sovrun
+from sovrun.core.spec.model import SECOND_US
+from sovrun.sandbox.exchange import LIBRARY
+
+SEARCH_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+ENVIRONMENT: Final = "/sovrun/env"
+"""Where a virtual environment lies inside, whatever its place on the host."""
+
+_ETC: Final = {
+    "passwd": "step:x:1000:1000::/work:/bin/sh\n",
+    "group": "step:x:1000:\n",
+    "hosts": "127.0.0.1 localhost\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    """Set by the operator.
+
+    Args:
+        uid_first, uid_count: as root, the range of host user ids that steps run as, one for each step that is
+            running; none of them may belong to anybody. An ordinary user's steps run as that user.
+        handshake_us: how long a sandbox may take from its start to `ready`, in microseconds.
+        bwrap: path of bubblewrap; None means the first one in the system's directories.
+    """
+
+    uid_first: int = 1_879_000_000
+    uid_count: int = 65_536
+    handshake_us: int = 60 * SECOND_US
+    bwrap: Path | None = None
+
+    def bubblewrap(self) -> Path | None:
+        """Return where bubblewrap is, or None. The caller's PATH is not asked: it may hold anything."""
+        if self.bwrap is not None:
+            return self.bwrap if self.bwrap.is_file() else None
+        found = shutil.which("bwrap", path=SEARCH_PATH)
+        return Path(found) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What every sandbox of this process has in common.
+
+    Args:
+        binds: read-only (host path, path inside), a directory or a file each.
+        links: (target, path inside).
+        python: path of the interpreter inside.
+    """
+
+    binds: tuple[tuple[str, str], ...]
+    links: tuple[tuple[str, str], ...]
+    python: str
+
+    def wire(self) -> dict[str, Any]:
+        """Return the frame as it goes to the supervisor."""
+        return {"binds": self.binds, "links": self.links, "python": self.python}
+
+
+def make_frame(folder: Path) -> Frame:
+    """Write the files that sandboxes share below `folder`, and return the frame that uses them.
+
+    The interpreter inside is the one that runs this process, with the same installed distributions.
+    """
+    etc = folder / "etc"
+    etc.mkdir(parents=True)
+    for name, text in _ETC.items():
+        (etc / name).write_text(text)
+    binds, links = _system(etc)
+    base = Path(os.path.realpath(sys._base_executable))  # type: ignore[attr-defined]  # noqa: SLF001 -- as venv does
+    for prefix in {os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix)}:
+        if not _below(prefix, ("/usr",)):
+            binds.append((prefix, prefix))
+    if not _below(str(base), ("/usr", os.path.realpath(sys.base_prefix))):
+        binds.append((str(base), str(base)))
+    python = str(base)
+    if sys.prefix != sys.base_prefix:
+        binds += _environment(folder / "env", base)
+        python = f"{ENVIRONMENT}/bin/python"
+    binds.append((str(Path(sovrun.__file__).resolve().parent), f"{LIBRARY}/sovrun"))
+    _open_to_all(folder)  # a strict umask must not hide it from the users that steps run as
+    return Frame(tuple(binds), tuple(links), python)
+
+
+def _open_to_all(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _below(path: str, roots: Sequence[str]) -> bool:
+    return any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots)
+
+
+def _system(etc: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return binds and links for the system's programs and libraries, and a synthetic /etc."""
+    binds, links = [("/usr", "/usr")], []
+    for name in ("bin", "lib", "lib32", "lib64", "sbin"):
+        path = Path("/", name)
+        if path.is_symlink():
+            links.append((os.readlink(path).lstrip("/"), str(path)))
+        elif path.is_dir():
+            binds.append((str(path), str(path)))
+    binds.append((str(etc), "/etc"))
+    if Path("/etc/ld.so.cache").is_file():
+        shutil.copyfile("/etc/ld.so.cache", etc / "ld.so.cache")
+    if Path("/etc/alternatives").is_dir():  # Debian's /usr/bin points there
+        (etc / "alternatives").mkdir()
+        binds.append(("/etc/alternatives", "/etc/alternatives"))
+    return binds, links
+
+
+def _environment(folder: Path, base: Path) -> list[tuple[str, str]]:
+    """Return binds for a virtual environment: our own skeleton, and the host's installed distributions in it.
+
+    The host's skeleton would not do: its links may lead through places that are not mounted.
+    """
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(base)
+    system = "true" if _sees_system_packages() else "false"
+    (folder / "pyvenv.cfg").write_text(
+        f"home = {base.parent}\ninclude-system-site-packages = {system}\nversion = {sys.version.split()[0]}\n"
+    )
+    binds = [(str(folder), ENVIRONMENT)]
+    for kind in ("purelib", "platlib"):
+        packages = Path(sysconfig.get_path(kind))
+        inside = packages.relative_to(sys.prefix)
+        if packages.is_dir() and not (folder / inside).exists():
+            (folder / inside).mkdir(parents=True)
+            binds.append((str(packages), f"{ENVIRONMENT}/{inside}"))
+    return binds
+
+
+def _sees_system_packages() -> bool:
+    try:
+        lines = Path(sys.prefix, "pyvenv.cfg").read_text().splitlines()
+    except OSError:
+        return False
+    return any(
+        key.strip().lower() == "include-system-site-packages" and value.strip().lower() == "true"
+        for key, _, value in (line.partition("=") for line in lines)
+    )

@@ -1,0 +1,170 @@
+"""The process that owns all sandboxes of one engine. One thread, standard library only, started by the executor.
+
+Owns: the loop, the link to the engine, the user ids. When the link closes, for whatever reason, everything dies.
+Must not touch: the engine's interpreter: whatever computes or waits for a step does it here.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from sovrun.sandbox import launch, wire
+from sovrun.sandbox.attempt import CHUNK, SECOND_US, Attempt
+from sovrun.sandbox.verdicts import failure
+
+BODY_MAX: Final = 1 << 30
+
+
+class Supervisor:
+    """Runs attempts for one engine.
+
+    Args:
+        link: descriptor of the socket to the engine.
+        configuration: the engine's first frame: `bwrap`, `frame`, `spool`, `handshake_us`, `uid_first`, `uid_count`.
+    """
+
+    def __init__(self, link: int, configuration: Mapping[str, Any]) -> None:
+        self.bwrap: str = configuration["bwrap"]
+        self.frame: Mapping[str, Any] = configuration["frame"]
+        self.spool = Path(configuration["spool"])
+        self.handshake_s = configuration["handshake_us"] / SECOND_US
+        self._uids = range(
+            configuration["uid_first"], configuration["uid_first"] + configuration["uid_count"]
+        )
+        self._uids_taken: set[int] = set()
+        self._link = link
+        self._decoder = wire.Decoder(body_max=BODY_MAX)
+        self._sending = bytearray()
+        self._attempts: dict[int, Attempt] = {}
+        self._selector = selectors.DefaultSelector()
+        self._write_callbacks: dict[int, Callable[[], None]] = {}
+
+    def run(self) -> NoReturn:
+        """Serve until the engine has gone."""
+        os.set_blocking(self._link, False)
+        self.watch(self._link, self._on_engine)
+        while True:
+            for key, events in self._selector.select(self._patience()):
+                if events & selectors.EVENT_WRITE:
+                    self._on_writable(key.fd)
+                if events & selectors.EVENT_READ and self._still_watched(key):
+                    key.data()
+            now = time.monotonic()
+            for attempt in list(self._attempts.values()):
+                if attempt.deadline is not None and attempt.deadline <= now:
+                    attempt.expire()
+
+    def _patience(self) -> float | None:
+        deadlines = [attempt.deadline for attempt in self._attempts.values() if attempt.deadline is not None]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _still_watched(self, key: selectors.SelectorKey) -> bool:
+        # A callback of the same round may have closed the descriptor, and another may have been given its number.
+        current = self._selector.get_map().get(key.fd)
+        return current is not None and current.data is key.data
+
+    # --- what attempts use --------------------------------------------------------------------------------------------
+
+    def watch(self, descriptor: int, on_ready: Callable[[], object]) -> None:
+        """Call `on_ready` whenever the descriptor can be read."""
+        self._selector.register(descriptor, selectors.EVENT_READ, on_ready)
+
+    def watch_write(self, descriptor: int, on_ready: Callable[[], None] | None) -> None:
+        """Call `on_ready` also when a watched descriptor can be written, or no longer."""
+        if (on_ready is None) == (descriptor not in self._write_callbacks):
+            return
+        events = selectors.EVENT_READ
+        if on_ready is None:
+            del self._write_callbacks[descriptor]
+        else:
+            self._write_callbacks[descriptor] = on_ready
+            events |= selectors.EVENT_WRITE
+        self._selector.modify(descriptor, events, self._selector.get_key(descriptor).data)
+
+    def unwatch(self, descriptor: int) -> None:
+        """Forget the descriptor; before it is closed."""
+        self._write_callbacks.pop(descriptor, None)
+        self._selector.unregister(descriptor)
+
+    def done(self, attempt: Attempt, head: dict[str, Any], *parts: bytes) -> None:
+        """Take an attempt's reply; nothing of it is left."""
+        del self._attempts[attempt.ident]
+        self._uids_taken.discard(attempt.uid or 0)
+        self._send(head, *parts)
+
+    # --- the engine ---------------------------------------------------------------------------------------------------
+
+    def _on_engine(self) -> None:
+        try:
+            data = os.read(self._link, CHUNK)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self._die()
+        for head, parts in self._decoder.feed(data):
+            if head["do"] == "run":
+                self._start(head, parts[0])
+            elif head["id"] in self._attempts:
+                self._attempts[head["id"]].kill("cancelled", "the attempt was cancelled")
+
+    def _start(self, head: dict[str, Any], arguments: bytes) -> None:
+        uid = self._free_uid() if os.getuid() == 0 else None
+        attempt = Attempt(self, head["id"], head["task"], arguments, uid)
+        self._attempts[attempt.ident] = attempt
+        try:
+            attempt.start()
+        except OSError as error:
+            verdict = failure(
+                "sandbox_error", f"this machine has no room for another sandbox: {error.strerror}"
+            )
+            self.done(
+                attempt, {"id": attempt.ident, "failure": verdict, "made": [], "usage": [0, 0, 0]}, b"", b""
+            )
+
+    def _free_uid(self) -> int:
+        uid = next(uid for uid in self._uids if uid not in self._uids_taken)
+        self._uids_taken.add(uid)
+        return uid
+
+    def _send(self, head: dict[str, Any], *parts: bytes) -> None:
+        self._sending += wire.encode(head, *parts)
+        self._flush()
+
+    def _on_writable(self, descriptor: int) -> None:
+        callback = self._write_callbacks.get(descriptor)
+        if callback is not None:
+            callback()
+
+    def _flush(self) -> None:
+        try:
+            while self._sending:
+                del self._sending[: os.write(self._link, self._sending)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._die()
+        self.watch_write(self._link, self._flush if self._sending else None)
+
+    def _die(self) -> NoReturn:
+        for attempt in self._attempts.values():
+            attempt.kill("cancelled", "the engine has gone")
+        os._exit(0)
+
+
+def main() -> NoReturn:
+    """Serve the engine at the other end of the socket whose descriptor is the first argument."""
+    link, parent = int(sys.argv[1]), int(sys.argv[2])
+    launch.die_with(parent)
+    launch.adopt_orphans()
+    configuration, _ = wire.receive(link, body_max=0)
+    Supervisor(link, configuration).run()
+
+
+if __name__ == "__main__":
+    main()

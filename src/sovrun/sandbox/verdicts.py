@@ -1,0 +1,124 @@
+"""How an attempt can fail: the stable reasons, and the one place where an exception becomes such a reason.
+
+Owns: `REASONS`, `failure_of`. Standard library only: this is also imported inside the sandbox.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from sovrun.step import DoNotRetry
+
+MESSAGE_MAX: Final = 4 << 10
+TRACEBACK_MAX: Final = 16 << 10
+
+
+class Meaning(NamedTuple):
+    """What a reason implies.
+
+    Args:
+        circumstance: it belongs to the machine or to a limit, not to the work.
+        retryable: another attempt may end otherwise.
+    """
+
+    circumstance: bool
+    retryable: bool
+
+
+REASONS: Final[Mapping[str, Meaning]] = MappingProxyType(
+    {
+        "step_not_found": Meaning(circumstance=False, retryable=False),
+        "step_raised": Meaning(circumstance=False, retryable=True),
+        "do_not_retry": Meaning(circumstance=False, retryable=False),
+        "output_not_json": Meaning(circumstance=False, retryable=False),
+        "output_too_large": Meaning(circumstance=True, retryable=False),
+        "exit_nonzero": Meaning(circumstance=False, retryable=True),
+        "killed_by_signal": Meaning(circumstance=False, retryable=True),
+        "bad_output_file": Meaning(circumstance=False, retryable=True),
+        "log_limit": Meaning(circumstance=True, retryable=True),
+        "wall_limit": Meaning(circumstance=True, retryable=True),
+        "cpu_limit": Meaning(circumstance=True, retryable=True),
+        "memory_limit": Meaning(circumstance=True, retryable=True),
+        "disk_limit": Meaning(circumstance=True, retryable=True),
+        "sandbox_error": Meaning(circumstance=True, retryable=False),
+        "cancelled": Meaning(circumstance=True, retryable=False),  # seen only by whoever cancelled the call
+    }
+)
+
+FROM_INSIDE: Final = frozenset(
+    {
+        "step_not_found",
+        "step_raised",
+        "do_not_retry",
+        "output_not_json",
+        "output_too_large",
+        "memory_limit",
+        "disk_limit",
+    }
+)
+"""The reasons that the inside of a sandbox may give; whatever else it says is not believed."""
+
+DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers by which the kernel says that there is no more room."""
+
+
+class StepNotFound(Exception):
+    """The module or the function of an entry point, or the program of an `argv` step, does not exist."""
+
+
+def failure(reason: str, message: str, **more: Any) -> dict[str, Any]:
+    """Return a failure as it goes over the wire."""
+    return {"reason": reason, "message": cut(message, MESSAGE_MAX), **more}
+
+
+def failure_of(error: BaseException, code: str) -> dict[str, Any]:
+    """Return what became of a step whose function raised.
+
+    Args:
+        code: path of the code directory; only frames below it are shown, by their path within it.
+    """
+    name = type(error).__name__
+    if isinstance(error, StepNotFound):
+        return failure("step_not_found", str(error))
+    if isinstance(error, MemoryError):
+        return failure("memory_limit", "the step ran out of memory (resources.memory)", error=name)
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return failure("disk_limit", "the step ran out of disk space (resources.disk)", error=name)
+    reason = "do_not_retry" if isinstance(error, DoNotRetry) else "step_raised"
+    text = _message(error)
+    return failure(
+        reason,
+        f"{name}: {text}" if text else name,
+        error=cut(name, 256),
+        lineage=[cut(base.__name__, 256) for base in type(error).__mro__ if base is not object][:32],
+        traceback=_traceback(error, code),
+    )
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return cut(str(error), MESSAGE_MAX)
+    except Exception:  # noqa: BLE001 -- the step's own __str__ may do anything; its failure must not hide the first
+        return "(its message cannot be shown: __str__ raised)"
+
+
+def _traceback(error: BaseException, code: str) -> str:
+    import traceback  # noqa: PLC0415 -- it costs every good step milliseconds otherwise
+
+    frames = traceback.extract_tb(error.__traceback__)
+    root = code.rstrip("/") + "/"
+    own = [frame for frame in frames if frame.filename.startswith(root)]
+    for frame in own:
+        frame.filename = frame.filename.removeprefix(root)
+    return cut("".join(traceback.format_list(own)), TRACEBACK_MAX)
+
+
+def cut(text: str, limit: int) -> str:
+    """Return `text` with at most about `limit` bytes, saying so when something was left out."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= limit:
+        return data.decode()
+    return data[:limit].decode("utf-8", "ignore") + " ... (cut)"

@@ -9,12 +9,12 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from sovrun.core.ids import RunId, Tenant, WorkerId
+from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
 from sovrun.core.lifecycle import TERMINAL
-from sovrun.engine.handler import RunRequest, registration_of, submission_of
+from sovrun.engine.handler import KnownDag, RunRequest, registration_of, submission_of
 from sovrun.engine.worker import Worker
 from sovrun.ports import Executor, Files, Identity
-from sovrun.store.protocol import INLINE_MAX, RunRecord, Store, Submitted
+from sovrun.store.protocol import RunRecord, Store, Submitted
 
 
 class Engine:
@@ -34,7 +34,6 @@ class Engine:
         self._worker = Worker(worker, store, files, executor, slots=slots, ended=self._run_ended)
         self._working: asyncio.Task[None] | None = None
         self._waiting: dict[RunId, list[asyncio.Future[None]]] = {}
-        self._registered: set[tuple[Tenant, str]] = set()
         self.resumed = 0
         """How many leases of an earlier, interrupted engine were taken back."""
 
@@ -55,18 +54,18 @@ class Engine:
         await asyncio.gather(self._working, return_exceptions=True)
         await self._executor.close()
 
-    async def submit(self, request: RunRequest) -> Submitted:
-        """Make a run, or return the one that an identical request made before.
+    async def register(self, dag: KnownDag, actor: Actor) -> bool:
+        """Make a DAG version known; False when it was already. Raises: StoreUnavailable."""
+        return await self._store.register(registration_of(dag, actor))
 
-        Raises: InvalidInputs, StepKindUnavailable, IdempotencyKeyConflict, StoreUnavailable.
+    async def submit(self, request: RunRequest) -> Submitted:
+        """Make a run of a registered DAG version, or return the one that an identical request made before.
+
+        Raises: InvalidInputs, IdempotencyKeyConflict, NotFound, StoreUnavailable.
         """
-        registration = registration_of(request)
-        submission, inputs = submission_of(request, registration.version)
-        if (request.tenant, registration.version) not in self._registered:
-            await self._store.register(registration)
-            self._registered.add((request.tenant, registration.version))
-        if len(inputs) > INLINE_MAX:
-            self._files.put(request.tenant, submission.inputs.digest, inputs)
+        submission, inputs = submission_of(request)
+        if submission.inputs.body is None:
+            self._files.put(submission.tenant, submission.inputs.digest, inputs)
         return await self._store.submit(submission)
 
     async def wait(self, tenant: Tenant, run: RunId) -> RunRecord:

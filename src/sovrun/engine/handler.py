@@ -1,6 +1,6 @@
 """From a request to a run: inputs checked and completed, names taken, one submission made.
 
-Owns: `RunRequest`, `prepare_inputs`, `submission_of`. What a request means is worked out here once, for every face.
+Owns: `KnownDag`, `RunRequest`, `submission_of`. What a request means is worked out here once, for every face.
 """
 
 from __future__ import annotations
@@ -21,46 +21,86 @@ from sovrun.store.protocol import INLINE_MAX, PRIORITY_DEFAULT, Payload, Registr
 
 
 @dataclass(frozen=True, slots=True)
+class KnownDag:
+    """A DAG version of a tenant with what every request for it needs, worked out once.
+
+    Args:
+        normal: canonical JSON of the normalised document.
+        source: where the document came from on this machine, for people and for replay.
+        schema: the compiled schema of its inputs.
+    """
+
+    tenant: Tenant
+    spec: DagSpec
+    version: Digest
+    code: Digest
+    normal: bytes
+    source: str
+    schema: jsonschema_rs.Draft202012Validator
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """What a caller asks for.
 
     Args:
-        code: digest of the DAG's code; source: where the document came from, for people and for replay.
         inputs: by name; missing ones are filled from the schema's defaults.
         key: what makes the run distinct; a caller's key makes the request idempotent.
         note: why the caller wants the run.
     """
 
-    tenant: Tenant
-    spec: DagSpec
-    code: Digest
+    dag: KnownDag
     inputs: Mapping[str, Any]
     key: RunKey
     actor: Actor
     isolation: str
-    source: str = ""
     note: str | None = None
     priority: int = PRIORITY_DEFAULT
 
 
-def prepare_inputs(spec: DagSpec, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the inputs of a run: the given ones and the schema's defaults. Raises: InvalidInputs, InvalidValue."""
-    inputs = _completed(spec.inputs, dict(given))
-    canonical(inputs)
+def known_dag(tenant: Tenant, spec: DagSpec, code: Digest, source: str = "") -> KnownDag:
+    """Return a DAG version by its name.
+
+    Raises: StepKindUnavailable when it has steps that no worker of this installation runs.
+    """
+    for step in spec.steps:
+        if step.kind not in SANDBOXED:
+            raise StepKindUnavailable(
+                f"step {step.id} is of kind {step.kind}, which this version cannot run yet",
+                hint="python and argv steps run",
+                step=step.id,
+            )
+    normal = normal_form(spec)
     schema = jsonschema_rs.Draft202012Validator(dict(spec.inputs), validate_formats=True)
-    mistakes = [f"{path_text(('inputs', *m.instance_path))[2:]}: {m.message:.300}" for m in schema.iter_errors(inputs)]
+    return KnownDag(tenant, spec, dag_version(normal, code), code, canonical(normal), source, schema)
+
+
+def registration_of(dag: KnownDag, actor: Actor) -> Registration:
+    """Return the DAG version as the store is to know it."""
+    return Registration(dag.tenant, dag.spec.id, dag.version, dag.code, dag.normal, dag.source, actor)
+
+
+def prepare_inputs(dag: KnownDag, given: Mapping[str, Any]) -> bytes:
+    """Return the canonical inputs of a run: the given ones and the schema's defaults.
+
+    Raises: InvalidInputs, InvalidValue.
+    """
+    inputs = _completed(dag.spec.inputs, dict(given))
+    body = canonical(inputs)
+    mistakes = [
+        f"{path_text(('inputs', *mistake.instance_path))[2:]}: {mistake.message:.300}"
+        for mistake in dag.schema.iter_errors(inputs)
+    ]
     if mistakes:
-        known = ", ".join(sorted(spec.inputs.get("properties", {}))) or "none"
-        raise InvalidInputs("; ".join(mistakes[:20]), hint=f"the DAG {spec.id} knows the inputs: {known}")
-    return inputs
+        known = ", ".join(sorted(dag.spec.inputs.get("properties", {}))) or "none"
+        raise InvalidInputs("; ".join(mistakes[:20]), hint=f"the DAG {dag.spec.id} knows the inputs: {known}")
+    return body
 
 
 def _completed(schema: Any, value: Any) -> Any:
     """Return `value` with the defaults of missing properties filled in, at every level."""
-    if not isinstance(schema, Mapping) or not isinstance(value, dict):
-        return value
-    properties = schema.get("properties")
-    if not isinstance(properties, Mapping):
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    if not isinstance(properties, Mapping) or not isinstance(value, dict):
         return value
     completed = dict(value)
     for name, of_property in properties.items():
@@ -71,46 +111,23 @@ def _completed(schema: Any, value: Any) -> Any:
     return completed
 
 
-def registration_of(request: RunRequest) -> Registration:
-    """Return the DAG version of a request as the store is to know it."""
-    normal = normal_form(request.spec)
-    return Registration(
-        tenant=request.tenant,
-        dag=request.spec.id,
-        version=dag_version(normal, request.code),
-        code=request.code,
-        normal=canonical(normal),
-        source=request.source,
-        actor=request.actor,
-    )
-
-
-def submission_of(request: RunRequest, version: Digest) -> tuple[Submission, bytes]:
-    """Return the submission of a request and the canonical inputs.
-
-    Raises: InvalidInputs; StepKindUnavailable when the DAG has steps that no worker of this installation runs.
-    """
-    for step in request.spec.steps:
-        if step.kind not in SANDBOXED:
-            raise StepKindUnavailable(
-                f"step {step.id} is of kind {step.kind}, which this version cannot run yet",
-                hint="python and argv steps run",
-                step=step.id,
-            )
-    inputs = canonical(prepare_inputs(request.spec, request.inputs))
+def submission_of(request: RunRequest) -> tuple[Submission, bytes]:
+    """Return the submission of a request and its canonical inputs. Raises: InvalidInputs, InvalidValue."""
+    dag = request.dag
+    inputs = prepare_inputs(dag, request.inputs)
     inputs_hash = sha256_hex(inputs)
-    token = run_token(request.tenant, request.spec.id, version, inputs_hash, request.key)
+    key = request.key.json()
+    token = run_token(dag.tenant, dag.spec.id, dag.version, inputs_hash, request.key)
     note = None if request.note is None else request.note.encode()
-    sent = {"inputs": inputs_hash, "version": version}
     submission = Submission(
-        tenant=request.tenant,
-        dag=request.spec.id,
-        version=version,
+        tenant=dag.tenant,
+        dag=dag.spec.id,
+        version=dag.version,
         token=token,
         id=run_id_of(token),
-        key=canonical(request.key.json()).decode(),
+        key=canonical(key).decode(),
         caller_key=request.key.caller,
-        request=digest_of("sovrun.request", 1, sent),
+        request=digest_of("sovrun.request", 1, {"inputs": inputs_hash, "dagVersion": dag.version}),
         inputs=Payload(inputs_hash, inputs if len(inputs) <= INLINE_MAX else None),
         note=None if note is None else Payload(sha256_hex(note), note),
         actor=request.actor,

@@ -103,7 +103,11 @@ class Worker:
                 done = {task for task in running if task.done()}
                 running -= done
                 if done:
-                    slots = 0 if self._told_to_stop.is_set() else self._slots - len(running) - len(leases) - reserved
+                    slots = (
+                        0
+                        if self._told_to_stop.is_set()
+                        else self._slots - len(running) - len(leases) - reserved
+                    )
                     reports = [task.result() for task in done]
                     leases.extend(
                         self._tell(await self._store.commit(reports, worker=self._name, slots=slots))

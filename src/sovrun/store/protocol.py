@@ -156,7 +156,37 @@ class RunRecord:
     ended_us: int | None
 
 
-class Store(Protocol):
+class Reads(Protocol):
+    """What can be read, each within one tenant; beside the owner of a store, too."""
+
+    async def dag(self, tenant: Tenant, version: Digest) -> DagRecord:
+        """Return a registered DAG version. Raises: NotFound."""
+
+    async def payload(self, tenant: Tenant, digest: Digest) -> bytes | None:
+        """Return a payload that the store itself keeps, None when it does not."""
+
+    async def outputs(self, lease: Lease, positions: Sequence[int]) -> Mapping[int, Payload | None]:
+        """Return the outputs of completed steps of the lease's run; None for a step that has none."""
+
+    async def run(self, tenant: Tenant, run: RunId) -> RunRecord:
+        """Return a run. Raises: NotFound."""
+
+    async def runs(self, tenant: Tenant, *, limit: int, before: int | None = None) -> Sequence[RunRecord]:
+        """Return runs, latest first, of run keys below `before` when given."""
+
+    async def unfinished(self) -> int:
+        """Return how many runs of all tenants are not terminal."""
+
+    async def steps(self, tenant: Tenant, run: RunId) -> Sequence[Step]:
+        """Return the steps of a run in plan order. Raises: NotFound."""
+
+    async def events(
+        self, tenant: Tenant, run: RunId, *, after: int = 0, limit: int = 10_000
+    ) -> Sequence[Event]:
+        """Return up to `limit` events of a run with sequence greater than `after`, in order. Raises: NotFound."""
+
+
+class Store(Reads, Protocol):
     """Runs, steps, queue and history. Every read and write but `claim` names its tenant; `claim` takes tenants in turn."""
 
     async def register(self, registration: Registration) -> bool:
@@ -189,32 +219,6 @@ class Store(Protocol):
 
     async def recover(self) -> int:
         """Take back every lease; for a caller who knows that no worker is alive. Returns: how many were taken back."""
-
-    async def dag(self, tenant: Tenant, version: Digest) -> DagRecord:
-        """Return a registered DAG version. Raises: NotFound."""
-
-    async def payload(self, tenant: Tenant, digest: Digest) -> bytes | None:
-        """Return a payload that the store itself keeps, None when it does not."""
-
-    async def outputs(self, lease: Lease, positions: Sequence[int]) -> Mapping[int, Payload | None]:
-        """Return the outputs of completed steps of the lease's run; None for a step that has none."""
-
-    async def run(self, tenant: Tenant, run: RunId) -> RunRecord:
-        """Return a run. Raises: NotFound."""
-
-    async def runs(self, tenant: Tenant, *, limit: int, before: int | None = None) -> Sequence[RunRecord]:
-        """Return runs, latest first, of run keys below `before` when given."""
-
-    async def unfinished(self) -> int:
-        """Return how many runs of all tenants are not terminal."""
-
-    async def steps(self, tenant: Tenant, run: RunId) -> Sequence[Step]:
-        """Return the steps of a run in plan order. Raises: NotFound."""
-
-    async def events(
-        self, tenant: Tenant, run: RunId, *, after: int = 0, limit: int = 10_000
-    ) -> Sequence[Event]:
-        """Return up to `limit` events of a run with sequence greater than `after`, in order. Raises: NotFound."""
 
     async def close(self) -> None:
         """Finish what is under way and release everything held."""

@@ -316,3 +316,45 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class ScratchFiles:
+    """Reads another file store and writes into one of its own: what a replay leaves behind stays out of the record."""
+
+    def __init__(self, record: FileStore, scratch: FileStore) -> None:
+        self._record = record
+        self._scratch = scratch
+
+    def take_in(self, tenant: Tenant, path: Path) -> dict[str, object]:
+        """See `Files.take_in`."""
+        return self._scratch.take_in(tenant, path)
+
+    def put(self, tenant: Tenant, digest: Digest, body: bytes) -> None:
+        """See `Files.put`."""
+        self._scratch.put(tenant, digest, body)
+
+    def adopt(self, tenant: Tenant, made: MadeFile) -> None:
+        """See `Files.adopt`."""
+        self._scratch.adopt(tenant, made)
+
+    def get(self, tenant: Tenant, digest: Digest) -> bytes | None:
+        """See `Files.get`."""
+        return self._scratch.get(tenant, digest) or self._record.get(tenant, digest)
+
+    def locate(self, tenant: Tenant, digest: Digest) -> Path:
+        """See `Files.locate`."""
+        try:
+            return self._scratch.locate(tenant, digest)
+        except FileUnavailable:
+            return self._record.locate(tenant, digest)
+
+    def take_code(self, root: Path, include: tuple[str, ...] | None, document: Path | None) -> Code:
+        """See `Files.take_code`."""
+        return self._scratch.take_code(root, include, document)
+
+    def code(self, digest: Digest) -> Code:
+        """See `Files.code`."""
+        try:
+            return self._scratch.code(digest)
+        except CodeUnavailable:
+            return self._record.code(digest)

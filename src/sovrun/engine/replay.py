@@ -1,0 +1,147 @@
+"""Replay: execute a recorded run again, in a scratch store, and say step by step whether the same came out.
+
+Owns: `Verdict`, `StepVerdict`, `Replay`, `compare`. Only `python` and `argv` steps are executed; nothing here reaches an
+adapter, a tool, a person or the store of record, which is only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sovrun.core.canonical import decode
+from sovrun.core.errors import FileUnavailable, NotFound
+from sovrun.core.identity import SANDBOXED, RunKey
+from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant
+from sovrun.core.lifecycle import TERMINAL, Cause, State
+from sovrun.core.plan import Plan, plan_of
+from sovrun.core.spec.normal import spec_from_normal
+from sovrun.core.step import Step
+from sovrun.engine.engine import Engine
+from sovrun.engine.handler import RunRequest, known_dag
+from sovrun.ports import Code, Files
+from sovrun.store.protocol import DagRecord, Reads, RunRecord
+
+
+class Verdict(StrEnum):
+    """What a replay says of a step."""
+
+    REPRODUCED = "reproduced"
+    DIVERGED = "diverged"
+    RECORDED = "recorded"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class StepVerdict:
+    """One step, recorded and replayed; `why` says what differs or why it was not compared."""
+
+    id: StepId
+    verdict: Verdict
+    recorded: Step
+    replayed: Step | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a replay found.
+
+    Args:
+        code_differs: the code executed was not the recorded one; environment_differs: nor was the environment.
+        steps: in plan order; outcome: of the scratch run.
+    """
+
+    record: RunRecord
+    code_differs: bool
+    environment_differs: bool
+    steps: tuple[StepVerdict, ...]
+    outcome: Digest | None
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether nothing diverged and everything could be looked at."""
+        return not (self.count(Verdict.DIVERGED) or self.count(Verdict.UNAVAILABLE))
+
+    @property
+    def first_divergence(self) -> StepVerdict | None:
+        """The first diverging step in plan order."""
+        return next((step for step in self.steps if step.verdict is Verdict.DIVERGED), None)
+
+    def count(self, verdict: Verdict) -> int:
+        """Return how many steps have a verdict."""
+        return sum(step.verdict is verdict for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A run as it was recorded, ready to be replayed."""
+
+    record: RunRecord
+    dag: DagRecord
+    plan: Plan
+    steps: Sequence[Step]
+    inputs: dict[str, Any]
+
+
+async def recorded_run(store: Reads, files: Files, tenant: Tenant, run: RunId) -> Recorded:
+    """Return a terminal run as recorded. Raises: NotFound when it is not terminal; FileUnavailable."""
+    record = await store.run(tenant, run)
+    if record.head.state not in TERMINAL:
+        raise NotFound(f"run {run} is {record.head.state}; only a terminal run can be replayed", run=run)
+    dag = await store.dag(tenant, record.head.version)
+    body = await store.payload(tenant, record.head.inputs) or files.get(tenant, record.head.inputs)
+    if body is None:
+        raise FileUnavailable(f"the inputs {record.head.inputs} of run {run} are not kept any more")
+    plan = plan_of(spec_from_normal(decode(dag.normal)))
+    return Recorded(record, dag, plan, await store.steps(tenant, run), decode(body))
+
+
+async def replay(recorded: Recorded, code: Code, engine: Engine, scratch: Reads, actor: Actor) -> Replay:
+    """Execute a recorded run again with `code` and compare.
+
+    Args:
+        engine: entered, on `scratch`, a store that holds nothing of record; it decides isolation and environment.
+    """
+    record = recorded.record
+    dag = known_dag(record.head.tenant, recorded.plan.spec, code.digest, recorded.dag.source)
+    await engine.register(dag, actor)
+    key = RunKey(rerun=(record.head.id, 0))
+    request = RunRequest(dag, recorded.inputs, key, actor, record.isolation, priority=record.head.priority)
+    run = (await engine.submit(request)).run
+    ended = await engine.wait(record.head.tenant, run)
+    replayed = await scratch.steps(record.head.tenant, run)
+    intact = all(step.cause is not Cause.CIRCUMSTANCE for step in recorded.steps)
+    verdicts = tuple(
+        compare(spec.id, before, after, intact=intact)
+        if spec.kind in SANDBOXED
+        else StepVerdict(spec.id, Verdict.RECORDED, before, None)
+        for spec, before, after in zip(recorded.plan.steps, recorded.steps, replayed, strict=True)
+    )
+    environments = {(b.environment, a.environment) for b, a in zip(recorded.steps, replayed, strict=True)}
+    return Replay(
+        record=record,
+        code_differs=code.digest != recorded.dag.code,
+        environment_differs=any(before != after for before, after in environments if before and after),
+        steps=verdicts,
+        outcome=ended.head.outcome,
+    )
+
+
+def compare(step: StepId, recorded: Step, replayed: Step, *, intact: bool) -> StepVerdict:
+    """Return what to say of one executed step: what counts is what came out, not how many attempts it took.
+
+    `intact`: no step of the recorded run ended by circumstance; else those that never ran have nothing to say.
+    """
+    if replayed.failure in ("file_unavailable", "code_unavailable"):
+        return StepVerdict(step, Verdict.UNAVAILABLE, recorded, replayed, replayed.failure)
+    if recorded.cause is Cause.CIRCUMSTANCE or (recorded.state is State.CANCELLED and not intact):
+        return StepVerdict(step, Verdict.RECORDED, recorded, replayed, "its end was owed to circumstance")
+    if (recorded.state, recorded.cause) != (replayed.state, replayed.cause):
+        why = f"it {recorded.state} then and {replayed.state} now"
+        return StepVerdict(step, Verdict.DIVERGED, recorded, replayed, why)
+    if recorded.output != replayed.output:
+        return StepVerdict(step, Verdict.DIVERGED, recorded, replayed, "the outputs differ")
+    return StepVerdict(step, Verdict.REPRODUCED, recorded, replayed)

@@ -1,0 +1,234 @@
+"""Settings are read here once, and the parts joined; nothing below sees a setting.
+
+Owns: store addresses, the system's clock and identity, and how an engine, a reader and a replay are put together.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sovrun.core.errors import FileUnavailable, InvalidSetting
+from sovrun.core.ids import Actor, Digest, RunId, Tenant, actor
+from sovrun.core.spec.document import parse_dag
+from sovrun.core.spec.model import DagSpec
+from sovrun.engine.engine import Engine
+from sovrun.engine.handler import KnownDag, known_dag
+from sovrun.engine.replay import Recorded, Replay, recorded_run, replay
+from sovrun.ports import Code, Executor
+from sovrun.sandbox.executor import SandboxExecutor
+from sovrun.sandbox.in_process import InProcessExecutor
+from sovrun.store.memory import MemoryStore
+from sovrun.store.protocol import Store
+from sovrun.stores.files import FileStore, ScratchFiles
+from sovrun.stores.sqlite.reader import SqliteReader
+from sovrun.stores.sqlite.store import SqliteStore
+
+STORE_VARIABLE: Final = "SOVRUN_STORE"
+ISOLATIONS: Final = ("sandbox", "in-process")
+DOCUMENT_BYTES_MAX: Final = 33 << 20
+"""More than any document may have; the parser names the limit of each form."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_us(self) -> int:
+        """See `Clock.now_us`."""
+        return time.time_ns() // 1_000
+
+
+class SystemIdentity:
+    """UUIDv7 from the machine's clock and random source (RFC 9562)."""
+
+    def fresh(self) -> str:
+        """See `Identity.fresh`."""
+        milliseconds = time.time_ns() // 1_000_000
+        value = (
+            milliseconds << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+        )
+        return str(uuid.UUID(int=value))
+
+
+def local_actor() -> Actor:
+    """Return who runs this process, as `local:USER`."""
+    uid = os.geteuid()
+    try:
+        return actor(f"local:{pwd.getpwuid(uid).pw_name}")
+    except KeyError:
+        return actor(f"local:uid-{uid}")
+
+
+def worker_name() -> str:
+    """Return the name of this process's worker: host and process."""
+    return str(actor(f"{socket.gethostname()}-{os.getpid()}")).replace('"', "?").replace("\\", "?")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAddress:
+    """Where a store is: `path` None means in memory."""
+
+    path: Path | None
+
+    @classmethod
+    def parse(cls, text: str | None) -> StoreAddress:
+        """Return the address `memory:` or `sqlite:PATH`; None means the setting, else the user's own store.
+
+        Raises: InvalidSetting.
+        """
+        text = text or os.environ.get(STORE_VARIABLE) or f"sqlite:{default_path()}"
+        kind, separator, rest = text.partition(":")
+        if kind == "memory" and separator and not rest:
+            return cls(None)
+        if kind == "sqlite" and rest:
+            path = Path(rest).expanduser().absolute()
+            if path.is_dir():
+                raise InvalidSetting(
+                    f"the store {text} is a directory", hint="name a file in it, as sqlite:DIR/sovrun.db"
+                )
+            return cls(path)
+        raise InvalidSetting(f"{text!r} is no store", hint="use memory: or sqlite:PATH")
+
+    def __str__(self) -> str:
+        return "memory:" if self.path is None else f"sqlite:{self.path}"
+
+
+def default_path() -> Path:
+    """Return the file of the user's own store."""
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser() / "sovrun" / "sovrun.db"
+
+
+def files_of(path: Path) -> FileStore:
+    """Return the file store that belongs to a database file."""
+    return FileStore(path.with_name(path.name + ".files"))
+
+
+def read_document(path: Path) -> DagSpec:
+    """Return the DAG of a file. Raises: FileUnavailable, InvalidSpec."""
+    return parse_dag(read_bounded(path, DOCUMENT_BYTES_MAX), name=str(path))
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return up to `most` + 1 bytes of a regular file. Raises: FileUnavailable."""
+    try:
+        if path.is_dir():
+            raise FileUnavailable(f"{path} is a directory; a file is wanted")
+        with path.open("rb") as file:
+            return file.read(most + 1)
+    except OSError as error:
+        raise FileUnavailable(f"{path}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An engine at work with what it stands on."""
+
+    engine: Engine
+    store: Store
+    files: FileStore
+    executor: Executor
+
+    def load(self, path: Path, tenant: Tenant) -> KnownDag:
+        """Return the DAG of a file with its code, kept as it is now.
+
+        Raises: FileUnavailable, InvalidSpec, CodeUnavailable, StepKindUnavailable.
+        """
+        spec = read_document(path)
+        code = self.files.take_code(path.resolve().parent, spec.code, path)
+        return known_dag(tenant, spec, code.digest, str(path.resolve()))
+
+
+@contextmanager
+def _file_store(address: StoreAddress) -> Iterator[FileStore]:
+    if address.path is not None:
+        yield files_of(address.path)
+        return
+    with tempfile.TemporaryDirectory(prefix="sovrun-") as scratch:
+        yield FileStore(Path(scratch))
+
+
+async def open_executor(isolation: str, slots: int, spool: Path) -> Executor:
+    """Return the executor of an isolation. Raises: IsolationUnavailable, InvalidSetting."""
+    if isolation == "sandbox":
+        return await SandboxExecutor.open(spool)
+    if isolation == "in-process":
+        return InProcessExecutor(spool=spool, slots=slots)
+    raise InvalidSetting(f"{isolation!r} is no isolation", hint=f"use {' or '.join(ISOLATIONS)}")
+
+
+@asynccontextmanager
+async def open_engine(address: StoreAddress, *, isolation: str, slots: int) -> AsyncIterator[Opened]:
+    """Open a store for writing and set an engine to work on it.
+
+    Raises: StoreOwned, StoreUnavailable, StoreVersion, IsolationUnavailable, InvalidSetting.
+    """
+    clock = SystemClock()
+    with _file_store(address) as files:
+        executor = await open_executor(isolation, slots, files.spool)
+        try:
+            store: Store = (
+                MemoryStore(clock) if address.path is None else SqliteStore.open_owner(address.path, clock)
+            )
+        except BaseException:
+            await executor.close()
+            raise
+        async with Engine(
+            store, files, executor, SystemIdentity(), slots=slots, name=worker_name()
+        ) as engine:
+            yield Opened(engine, store, files, executor)
+
+
+@asynccontextmanager
+async def open_reader(address: StoreAddress) -> AsyncIterator[tuple[SqliteReader, FileStore]]:
+    """Open a store for reading, beside its owner or without one. Raises: StoreUnavailable, StoreVersion."""
+    if address.path is None:
+        raise InvalidSetting("memory: holds nothing beyond the process that made it", hint="use sqlite:PATH")
+    reader = SqliteReader.open(address.path)
+    try:
+        yield reader, files_of(address.path)
+    finally:
+        await reader.close()
+
+
+async def replay_run(
+    address: StoreAddress,
+    tenant: Tenant,
+    run: RunId,
+    *,
+    isolation: str | None,
+    slots: int,
+    recorded_code: bool,
+) -> Replay:
+    """Execute a recorded run again, on the code where it came from, or with `recorded_code` on the kept copy.
+
+    Raises: NotFound, FileUnavailable, CodeUnavailable, IsolationUnavailable, StoreUnavailable.
+    """
+    async with open_reader(address) as (store, kept):
+        recorded = await recorded_run(store, kept, tenant, run)
+        with tempfile.TemporaryDirectory(prefix="sovrun-replay-") as directory:
+            scratch_files = FileStore(Path(directory))
+            files = ScratchFiles(kept, scratch_files)
+            code = _code_to_replay(files, recorded, recorded_code=recorded_code)
+            executor = await open_executor(isolation or recorded.record.isolation, slots, scratch_files.spool)
+            scratch = MemoryStore(SystemClock())
+            engine = Engine(scratch, files, executor, SystemIdentity(), slots=slots, name=worker_name())
+            async with engine:
+                return await replay(recorded, code, engine, scratch, local_actor())
+
+
+def _code_to_replay(files: ScratchFiles, recorded: Recorded, *, recorded_code: bool) -> Code:
+    source = Path(recorded.dag.source)
+    if not recorded_code and recorded.dag.source and source.parent.is_dir():
+        return files.take_code(source.parent, recorded.plan.spec.code, source)
+    return files.code(Digest(recorded.dag.code))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, ClassVar, Final, NamedTuple
 
+from sovrun.core.canonical import canonical, decode
 from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant, WorkerId
 from sovrun.core.lifecycle import Cause, Reason, State
 from sovrun.core.times import time_text
@@ -170,7 +171,10 @@ class StepFailed:
         failure = self.failure
         budget = self.budget
         if failure is None:
-            return f'{{{budget.members()},"cause":"{self.cause}","reason":"{self.reason}"}}'
+            return (
+                f'{{"attempts":{budget.attempts},"attemptsLeft":{budget.attempts_left},"cause":"{self.cause}",'
+                f'"failures":{budget.failures},"failuresLeft":{budget.failures_left},"reason":"{self.reason}"}}'
+            )
         return (
             f'{{"attempts":{budget.attempts},"attemptsLeft":{budget.attempts_left},"cause":"{self.cause}",'
             f'{failure.members()},"failures":{budget.failures},"failuresLeft":{budget.failures_left},'
@@ -234,8 +238,7 @@ class Event(NamedTuple):
 
 def grouped(data: str, steps: Sequence[StepId]) -> str:
     """Return `data` of an event that moved several steps at once: the same members and the ids, in plan order."""
-    ids = ",".join(f'"{step}"' for step in steps)
-    return f'{{"steps":[{ids}]}}' if data == "{}" else f'{data[:-1]},"steps":[{ids}]}}'
+    return canonical({**decode(data.encode()), "steps": steps}).decode()
 
 
 def event_text(event: Event) -> str:

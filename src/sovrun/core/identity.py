@@ -7,6 +7,7 @@ Must not touch: files (`sovrun.stores.files` lists them), clocks, random sources
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from sovrun.core.canonical import canonical, digest_of
 from sovrun.core.ids import DagId, Digest, RunId, StepId, Tenant
-from sovrun.core.lifecycle import Cause, State
+from sovrun.core.lifecycle import TERMINAL, Cause, State
 from sovrun.core.spec.model import Kind, StepSpec
 
 
@@ -156,6 +157,10 @@ def outcome_of(
     reproducible = True
     separator = outputs_separator = ""
     for step, (hash_, state, cause, output) in zip(steps, results, strict=True):
+        if state not in TERMINAL:
+            raise ValueError(
+                f"step {step.id} is {state}: a run has no outcome before all its steps are terminal"
+            )
         if cause is Cause.CIRCUMSTANCE:
             reproducible = False
         text = _OUTCOME_STEP.format(_text(cause), step.id, _text(output), state, _text(hash_))
@@ -193,6 +198,9 @@ def outcome_body(
     }
 
 
+_REPLAY_TOKEN: Final = re.compile(r"sovrun1\.([0-9a-f]{32})\.([0-9a-f]{64})\.([0-9a-f]{64})")
+
+
 def replay_token(run: RunId, outcome: Digest, chain_head: Digest) -> str:
     """Return the text that names a run together with what came out and what happened: `sovrun1.RUN.OUTCOME.CHAIN`."""
     return f"sovrun1.{run}.{outcome}.{chain_head}"
@@ -200,10 +208,8 @@ def replay_token(run: RunId, outcome: Digest, chain_head: Digest) -> str:
 
 def parse_replay_token(text: str) -> tuple[RunId, Digest, Digest] | None:
     """Return the parts of a replay token, None when `text` is none."""
-    match text.split("."):
-        case ["sovrun1", run, outcome, head] if len(run) == 32 and len(outcome) == 64 and len(head) == 64:
-            return RunId(run), Digest(outcome), Digest(head)
-    return None
+    parts = _REPLAY_TOKEN.fullmatch(text)
+    return None if parts is None else (RunId(parts[1]), Digest(parts[2]), Digest(parts[3]))
 
 
 SANDBOXED: Final = frozenset({Kind.PYTHON, Kind.ARGV})

@@ -18,7 +18,7 @@ RunId = NewType("RunId", str)
 Digest = NewType("Digest", str)
 """SHA-256 as 64 lowercase hexadecimal digits."""
 Actor = NewType("Actor", str)
-"""Who asked, as `scheme:name`; printable ASCII, for example `local:alice` or `worker:host-1`."""
+"""Who asked, as `scheme:name`; printable ASCII without `"` and `\\`, for example `local:alice` or `worker:host-1`."""
 WorkerId = NewType("WorkerId", str)
 """Name and incarnation of one worker process, as `name/incarnation`; printable ASCII."""
 
@@ -57,7 +57,7 @@ def digest(text: str) -> Digest:
 
 def actor(text: str) -> Actor:
     """Return `text` as an actor; other characters become `?`, an empty text becomes `unknown`."""
-    cleaned = re.sub(r"[^\x21-\x7e]", "?", text)[:256] or "unknown"
+    cleaned = re.sub(r"[^!-~]|[\"\\\\]", "?", text)[:256] or "unknown"
     return Actor(cleaned)
 
 

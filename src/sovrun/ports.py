@@ -38,6 +38,7 @@ class Task:
         arguments: canonical JSON object: the resolved arguments by name.
         code: directory that holds the DAG's code, read-only; None when the DAG has none.
         files: of each `$file` and `$tree` digest within `arguments`, where it lies on this machine.
+        code_digest: of what lies in `code`, so that what was imported from it before is not taken for it.
         resources: limits; an executor that cannot enforce one says so in `Executor.limits`.
         epoch: SOURCE_DATE_EPOCH, in seconds.
     """
@@ -53,6 +54,7 @@ class Task:
     epoch: int
     code: Path | None = None
     files: Mapping[Digest, Path] = field(default_factory=dict)
+    code_digest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ import re
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ class StepContext:
 
     __slots__ = ("files", "work")
 
-    def __init__(self, files: Mapping[str, Path], work: Path | None = None) -> None:
+    def __init__(self, files: Mapping[Any, Path], work: Path | None = None) -> None:
         self.files = files
         self.work = work
 
@@ -48,11 +49,22 @@ class StepContext:
 
 _context: Final[ContextVar[StepContext | None]] = ContextVar("sovrun_step", default=None)
 _process: list[StepContext] = []
+_serial: Final = count()
 
 
 def enter_process(context: StepContext) -> None:
     """Make `context` that of the whole process, threads included; for a process that runs one step only."""
     _process[:] = [context]
+
+
+def enter(context: StepContext) -> Token[StepContext | None]:
+    """Make `context` that of the code that runs from here on this thread, until `leave`."""
+    return _context.set(context)
+
+
+def leave(token: Token[StepContext | None]) -> None:
+    """Undo the `enter` that gave `token`."""
+    _context.reset(token)
 
 
 def current() -> StepContext:
@@ -70,7 +82,7 @@ def work_dir() -> Path:
     return current().work_dir()
 
 
-def path_of(value: Mapping[str, Any]) -> Path:
+def path_of(value: Any) -> Path:
     """Return where the file or directory of an argument lies, read-only.
 
     Args:
@@ -156,7 +168,7 @@ def _keep(path: Path) -> tuple[str, int]:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise ValueError(f"{path.name!r} is not a regular file: links, pipes and devices cannot be kept")
     made = _made()
-    part = made / f"part-{os.getpid()}-{id(object())}-{len(os.listdir(made))}"
+    part = made / f"part-{os.getpid()}-{next(_serial)}"
     hashed, size = sha256(), 0
     try:
         with path.open("rb") as source, part.open("xb") as copy:

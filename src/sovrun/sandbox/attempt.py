@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 from sovrun.sandbox import collect, launch, wire
 from sovrun.sandbox.exchange import WORK
 from sovrun.sandbox.refusals import explain
+from sovrun.sandbox.runner import CONTROL
 from sovrun.sandbox.verdicts import FROM_INSIDE, MESSAGE_MAX, TRACEBACK_MAX, cut, failure
 
 CHUNK: Final = 1 << 16
@@ -127,7 +128,7 @@ class Attempt:
             give(number, writing)
         near, far = socket.socketpair()
         hold("control", near.detach())
-        give(launch.CONTROL, far.detach())
+        give(CONTROL, far.detach())
         give(launch.ARGUMENTS, os.memfd_create("options"))
         os.write(numbers[launch.ARGUMENTS], options)
         os.lseek(numbers[launch.ARGUMENTS], 0, os.SEEK_SET)
@@ -230,9 +231,11 @@ class Attempt:
         status = Path(process, "status").read_text()
         uids = next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:]
         problems = [f"its host user ids are {uids}"] if set(uids) != {str(user)} or user == 0 else []
-        for space in ("user", "mnt", "pid", "net", "ipc", "uts"):
-            if os.stat(f"{process}/ns/{space}").st_ino == os.stat(f"/proc/self/ns/{space}").st_ino:
-                problems.append(f"its {space} namespace is ours")
+        problems += [
+            f"its {space} namespace is ours"
+            for space in _SPACES
+            if _namespace(self._init, space) == _namespace("self", space)
+        ]
         self._work = os.open(f"{process}/root{WORK}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if os.fstat(self._work).st_uid != user:
             problems.append("its work directory belongs to somebody else")
@@ -424,6 +427,13 @@ class Attempt:
         usage = [round(self._cpu_s * SECOND_US), round((self._ended - began) * SECOND_US), self._memory]
         head = {"id": self.ident, "failure": verdict, "made": made, "usage": usage}
         self._hub.done(self, head, b"" if verdict else output, bytes(self._log))
+
+
+def _namespace(pid: int | str, space: str) -> int:
+    return Path(f"/proc/{pid}/ns/{space}").stat().st_ino
+
+
+_SPACES: Final = ("user", "mnt", "pid", "net", "ipc", "uts")
 
 
 def oom_kills() -> int:

@@ -80,13 +80,13 @@ def program_of(entry: str, code: str) -> str:
 
     Raises: StepNotFound when a relative path leaves the code directory or there is no such file.
     """
-    if os.path.isabs(entry):
+    if entry.startswith("/"):
         path = entry
     elif ".." in PurePosixPath(entry).parts or not entry:
         raise StepNotFound(f"the program {entry!r} does not lie below the DAG's code")
     else:
         path = f"{code}/{entry}"
-    if not os.path.isfile(path):
+    if not Path(path).is_file():
         raise StepNotFound(
             f"there is no program {entry!r}; give a path below the DAG's code or an absolute one"
         )
@@ -95,7 +95,7 @@ def program_of(entry: str, code: str) -> str:
     return path
 
 
-def write_arguments(work: Path, arguments: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+def write_arguments(work: Path, arguments: Mapping[str, Any], files: Mapping[Any, Path]) -> None:
     """Lay out the arguments of an `argv` step below its work directory, and make its outputs directory.
 
     A file or directory becomes the link `inputs/NAME`, any other value the JSON text `inputs/NAME.json`.

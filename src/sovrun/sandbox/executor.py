@@ -129,12 +129,14 @@ class SandboxExecutor:
     isolation = "sandbox"
     inline = False
 
-    def __init__(self, spool: Path, settings: SandboxSettings, frame_folder: Path, frame: Frame) -> None:
+    def __init__(self, spool: Path, settings: SandboxSettings) -> None:
+        spool.mkdir(parents=True, exist_ok=True)
+        spool.chmod(0o700)
         self.environment = environment_digest()
-        self._spool = spool
+        self._spool = spool.resolve()
         self._settings = settings
-        self._frame_folder = frame_folder
-        self._frame = frame
+        self._frame_folder = Path(mkdtemp(prefix="frame-", dir=self._spool))
+        self._frame = make_frame(self._frame_folder)
         self._link: _Link | None = None
         self._starting = asyncio.Lock()
         self._serial = 0
@@ -151,10 +153,7 @@ class SandboxExecutor:
 
         chosen = settings or SandboxSettings()
         await asyncio.to_thread(require_isolation, chosen)
-        spool.mkdir(parents=True, exist_ok=True)
-        spool.chmod(0o700)
-        frame_folder = Path(mkdtemp(prefix="frame-", dir=spool))
-        return cls(spool.resolve(), chosen, frame_folder, make_frame(frame_folder.resolve()))
+        return cls(spool, chosen)
 
     async def execute(self, task: Task) -> Succeeded | Failed:
         """Run one attempt. Cancelling the call returns only when its processes are dead."""

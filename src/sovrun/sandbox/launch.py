@@ -15,10 +15,10 @@ import signal
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from sovrun.sandbox.exchange import CODE, INPUTS, LIBRARY, WORK, fixed_environment
-from sovrun.sandbox.runner import CONTROL
 
 INFO: Final = 4
 ARGUMENTS: Final = 5
@@ -26,7 +26,7 @@ ARGUMENTS: Final = 5
 
 EXIT_NOT_LAUNCHED: Final = 77
 SHARED_MEMORY_MAX: Final = 64 << 20
-STAGE: Final = "/mnt" if os.path.isdir("/mnt") else "/tmp"  # noqa: S108 -- covered by a mount of our own before use
+STAGE: Final = "/mnt" if Path("/mnt").is_dir() else "/tmp"  # noqa: S108 -- covered by a mount of our own before use
 
 _RUN: Final = "from sovrun.sandbox.runner import main; main()"
 _CLONE_NEWNS: Final = 0x00020000
@@ -76,7 +76,7 @@ def stage(sources: Sequence[str]) -> None:
     for position, descriptor in enumerate(descriptors):
         target = staged(position)
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            os.mkdir(target)
+            Path(target).mkdir()
         else:
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
         _mount(f"/proc/self/fd/{descriptor}", target, None, _MS_BIND, None)
@@ -157,7 +157,7 @@ def order(bwrap: str, frame: Mapping[str, Any], task: Mapping[str, Any], uid: in
         command=(frame["python"], "-s", "-P", "-B", "-c", _RUN),
         sources=tuple(sources),
         uid=uid,
-        read_only=("/", "/dev", *(inside for source, inside in binds if os.path.isdir(source))),
+        read_only=("/", "/dev", *(inside for source, inside in binds if Path(source).is_dir())),
     )
 
 
@@ -209,7 +209,7 @@ def launch(wanted: Order, descriptors: Mapping[int, int], parent: int) -> NoRetu
         complain = _arrange(descriptors)
         os.umask(0o022)
         command = ("bwrap", "--args", str(ARGUMENTS), "--", *wanted.command)
-        os.execve(wanted.bwrap, command, {})
+        os.execve(wanted.bwrap, command, {})  # noqa: S606 -- no shell is wanted
     except BaseException as error:  # noqa: BLE001 -- a forked child must never return into the supervisor's loop
         os.write(complain, f"sovrun: {error}\n".encode())
     finally:
@@ -218,8 +218,8 @@ def launch(wanted: Order, descriptors: Mapping[int, int], parent: int) -> NoRetu
 
 def _require_readable(wanted: Order) -> None:
     for position, source in enumerate(wanted.sources):
-        path = staged(position)
-        if not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)):
+        path = Path(staged(position))
+        if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
             raise NotLaunched(f"source path {source} cannot be read by other users: chmod o+rX")
 
 

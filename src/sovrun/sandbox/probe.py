@@ -22,7 +22,7 @@ from typing import Final
 from sovrun.core.errors import IsolationUnavailable
 from sovrun.core.ids import RunId, StepId, Tenant
 from sovrun.core.spec.model import Kind, Resources
-from sovrun.ports import Failed, Task
+from sovrun.ports import Failed, Succeeded, Task
 from sovrun.sandbox import runner, wire
 from sovrun.sandbox.executor import outcome_of, request_of, start_supervisor
 from sovrun.sandbox.settings import SandboxSettings, make_frame
@@ -106,18 +106,22 @@ def _real_step(settings: SandboxSettings) -> ProbeItem:
     try:
         outcome = _run_alone(settings, folder, task)
     except (OSError, EOFError, ValueError, IsolationUnavailable) as error:
-        return ProbeItem(name, ok=False, detail=f"cannot be started: {error}", fix="see the message", needed=True)
+        return ProbeItem(
+            name, ok=False, detail=f"cannot be started: {error}", fix="see the message", needed=True
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if isinstance(outcome, Failed):
         detail, _, fix = outcome.message.rpartition(". ")
         return ProbeItem(name, ok=False, detail=detail or outcome.message, fix=fix, needed=True)
     if outcome.output != b'{"works":true}':
-        return ProbeItem(name, ok=False, detail=f"gave {outcome.output[:80]!r}", fix="report this", needed=True)
+        return ProbeItem(
+            name, ok=False, detail=f"gave {outcome.output[:80]!r}", fix="report this", needed=True
+        )
     return ProbeItem(name, ok=True, detail=f"ran in {outcome.usage.wall_us / 1000:.1f} ms", needed=True)
 
 
-def _run_alone(settings: SandboxSettings, folder: Path, task: Task) -> object:
+def _run_alone(settings: SandboxSettings, folder: Path, task: Task) -> Succeeded | Failed:
     process, link = start_supervisor(settings, make_frame(folder / "frame"), folder)
     with link:
         wire.send(link.fileno(), {"do": "run", "id": 1, "task": request_of(task)}, task.arguments)
@@ -142,25 +146,34 @@ def _bubblewrap(settings: SandboxSettings) -> ProbeItem:
         remedy = f"chown root {path}; chmod go-w {path}"
         return ProbeItem(name, ok=False, detail=f"{path} can be changed by others", fix=remedy, needed=True)
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True, env={})  # noqa: S603 -- the operator's bubblewrap
+        said = subprocess.run(  # noqa: S603 -- the operator's bubblewrap
+            [path, "--version"], capture_output=True, text=True, timeout=10, check=True, env={}
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return ProbeItem(name, ok=False, detail=f"{path} does not run: {error}", fix=fix, needed=True)
     version = tuple(map(int, re.findall(r"\d+", said.stdout)[:2]))
     detail = f"{said.stdout.strip()} at {path}"
-    return ProbeItem(name, ok=version >= BWRAP_MIN, detail=detail, fix="" if version >= BWRAP_MIN else fix, needed=True)
+    return ProbeItem(
+        name, ok=version >= BWRAP_MIN, detail=detail, fix="" if version >= BWRAP_MIN else fix, needed=True
+    )
 
 
 def _user_namespaces() -> ProbeItem:
     limit = _read("/proc/sys/user/max_user_namespaces")
     forbidden = [
         f"{name}={bad}"
-        for name, bad in (("kernel.unprivileged_userns_clone", "0"), ("kernel.apparmor_restrict_unprivileged_userns", "1"))
+        for name, bad in (
+            ("kernel.unprivileged_userns_clone", "0"),
+            ("kernel.apparmor_restrict_unprivileged_userns", "1"),
+        )
         if _read("/proc/sys/" + name.replace(".", "/")) == bad
     ]
     if limit in (None, "0"):
         forbidden.append(f"user.max_user_namespaces={limit}")
     detail = ", ".join(forbidden) or f"user.max_user_namespaces={limit}"
-    return ProbeItem("user namespaces", ok=not forbidden, detail=detail, fix="change them with sysctl" if forbidden else "")
+    return ProbeItem(
+        "user namespaces", ok=not forbidden, detail=detail, fix="change them with sysctl" if forbidden else ""
+    )
 
 
 def _kernel() -> ProbeItem:
@@ -190,16 +203,22 @@ def _controllers() -> ProbeItem:
 
 def _landlock() -> ProbeItem:
     # The system call is asked, not /sys/kernel/security, which need not be mounted.
-    version = ctypes.CDLL(None).syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_VERSION_FLAG)
+    version = ctypes.CDLL(None).syscall(
+        _LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_VERSION_FLAG
+    )
     if version < 1:
-        return ProbeItem("landlock", ok=False, detail="not in this kernel", fix="enable Landlock (lsm=landlock,...)")
+        return ProbeItem(
+            "landlock", ok=False, detail="not in this kernel", fix="enable Landlock (lsm=landlock,...)"
+        )
     return ProbeItem("landlock", ok=True, detail=f"ABI {version}")
 
 
 def _seccomp() -> ProbeItem:
     actions = _read("/proc/sys/kernel/seccomp/actions_avail")
     if actions is None:
-        return ProbeItem("seccomp", ok=False, detail="not in this kernel", fix="use a kernel with CONFIG_SECCOMP_FILTER")
+        return ProbeItem(
+            "seccomp", ok=False, detail="not in this kernel", fix="use a kernel with CONFIG_SECCOMP_FILTER"
+        )
     return ProbeItem("seccomp", ok=True, detail=actions)
 
 

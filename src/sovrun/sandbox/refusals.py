@@ -30,8 +30,7 @@ _TABLE: Final = (
     (
         ("No permissions to create", "Creating new namespace failed", "clone failed"),
         "making namespaces is forbidden",
-        "in a container: use a seccomp profile that allows clone and unshare with namespaces; "
-        "else set kernel.unprivileged_userns_clone=1",
+        "allow clone and unshare in the container's seccomp profile, or set kernel.unprivileged_userns_clone=1",
     ),
     (
         ("mount proc",),

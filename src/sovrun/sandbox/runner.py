@@ -43,7 +43,7 @@ def main() -> NoReturn:
     if problems:
         os._exit(EXIT_REFUSED)
     task, [arguments] = wire.receive(CONTROL, body_max=BODY_MAX)
-    os.set_inheritable(CONTROL, False)
+    os.set_inheritable(CONTROL, False)  # noqa: FBT003 -- it takes no keyword
     files = {digest: Path(exchange.INPUTS, digest) for digest in task["files"]}
     if task["kind"] == "argv":
         _become_program(task["entry"], values.decode(arguments), files)
@@ -84,7 +84,7 @@ def attest(setup: Mapping[str, Any]) -> list[str]:
         problems.append(f"network interfaces other than lo: {interfaces}")
     problems += [f"{path} can be written" for path in setup["read_only"] if _can_create_in(path)]
     # The listing itself holds one descriptor, the lowest that is free.
-    descriptors = sorted(map(int, os.listdir("/proc/self/fd")))
+    descriptors = sorted(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208 -- names are wanted
     if descriptors != [0, 1, 2, CONTROL, CONTROL + 1]:
         problems.append(f"open descriptors {descriptors}")
     if os.getsid(0) == 0:
@@ -112,7 +112,7 @@ def _can_create_in(folder: str) -> bool:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except OSError:
         return False
-    os.unlink(path)
+    Path(path).unlink()
     return True
 
 
@@ -140,7 +140,7 @@ def _answer(task: Mapping[str, Any], arguments: bytes) -> None:
 
 
 def _call(entry: str, arguments: bytes) -> bytes:
-    if os.path.isdir(exchange.CODE):
+    if Path(exchange.CODE).is_dir():
         sys.path.insert(0, exchange.CODE)
     function = exchange.load_function(entry)
     return values.encode(function(**values.decode(arguments)))
@@ -155,7 +155,7 @@ def _become_program(entry: list[str], arguments: Mapping[str, Any], files: Mappi
         program = exchange.program_of(entry[0], exchange.CODE)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and an exec would hand that on
             signal.signal(number, signal.SIG_DFL)
-        os.execv(program, [program, *entry[1:]])
+        os.execv(program, [program, *entry[1:]])  # noqa: S606 -- no shell is wanted
     except (OSError, ValueError) as error:
         head = verdicts.failure("step_not_found", f"the program {entry[0]!r} cannot be started: {error}")
         if isinstance(error, OSError) and error.errno in verdicts.DISK_FULL:

@@ -114,7 +114,7 @@ def _system(etc: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     for name in ("bin", "lib", "lib32", "lib64", "sbin"):
         path = Path("/", name)
         if path.is_symlink():
-            links.append((os.readlink(path).lstrip("/"), str(path)))
+            links.append((str(path.readlink()).lstrip("/"), str(path)))
         elif path.is_dir():
             binds.append((str(path), str(path)))
     binds.append((str(etc), "/etc"))

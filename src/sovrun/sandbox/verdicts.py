@@ -78,7 +78,8 @@ def failure_of(error: BaseException, code: str) -> dict[str, Any]:
     """Return what became of a step whose function raised.
 
     Args:
-        code: path of the code directory; only frames below it are shown, by their path within it.
+        code: path of the code directory; only frames below it are shown, by their path within it. Empty for a
+            plain callable: then all frames but the caller's are.
     """
     name = type(error).__name__
     if isinstance(error, StepNotFound):
@@ -110,7 +111,7 @@ def _traceback(error: BaseException, code: str) -> str:
 
     frames = traceback.extract_tb(error.__traceback__)
     root = code.rstrip("/") + "/"
-    own = [frame for frame in frames if frame.filename.startswith(root)]
+    own = [frame for frame in frames if frame.filename.startswith(root)] if code else frames[1:]
     for frame in own:
         frame.filename = frame.filename.removeprefix(root)
     return cut("".join(traceback.format_list(own)), TRACEBACK_MAX)

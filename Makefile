@@ -32,6 +32,7 @@ lint: setup ## check the code without running it
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@MYPYPATH=examples/evidence $(BIN)/mypy -p evidence
 
 format: setup ## put the code into its one form
 	@$(BIN)/ruff check --fix .

@@ -89,6 +89,7 @@ def test_caches_are_no_part_of_the_evidence(environment: Environment) -> None:
     directory = environment.distribution("good")
     environment.line(directory, "good/__pycache__/module_0.cpython-311.pyc,,")
     environment.write("good/__pycache__/module_1.cpython-311.pyc", b"\x00")
+    environment.write("good/__pycache__/module_1.py", b"")
     environment.write("good/module_0.pyc", b"\x00")
     assert findings(environment) == []
 
@@ -148,6 +149,7 @@ def test_every_strong_hash_is_compared(environment: Environment) -> None:
         ("good/x.py,md5=rL0Y20zC-Fzt72VPzMSk2A,3", "names a hash that is unknown or too weak"),
         ("good/x.py,sha1=C-7Hteo_D9vJXQ3UfzxbwnXaijM,3", "names a hash that is unknown or too weak"),
         ("good/x.py,sha256=not base64!,3", "holds a hash that is not base64"),
+        ("good/x.py,sha256=####,3", "holds a hash that is not base64"),
         ("good/x.py", "is not a path, a hash and a size"),
         (",,", "is not a path, a hash and a size"),
         ('"good/x.py,,', "unexpected end of data"),

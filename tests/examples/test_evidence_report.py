@@ -71,7 +71,7 @@ class Elements(HTMLParser):
 
 
 def test_distributions_come_in_the_order_of_their_normalised_names(environment: Environment) -> None:
-    for name in ("zeta", "Alpha", "beta_two", "Beta.One"):
+    for name in ("Zeta", "alpha", "beta_two", "Beta.One"):
         environment.distribution(name)
     names = [each["normalized"] for each in inventory(environment)["distributions"]]
     assert names == ["alpha", "beta-one", "beta-two", "zeta"]
@@ -254,6 +254,7 @@ def test_the_bill_is_valid_cyclonedx(environment: Environment) -> None:
     environment.distribution("b", fields="License: own terms")
     environment.distribution("c", fields="Classifier: License :: X\nClassifier: License :: Y")
     environment.distribution("-<odd>", " ")
+    environment.write("slash-1.0.dist-info/METADATA", b"Name: /\nVersion: 1.0\n")
     registry = jsonschema_rs.Registry(
         [
             (f"http://cyclonedx.org/schema/{name}.SNAPSHOT.schema.json", schema_of(name))
@@ -264,7 +265,7 @@ def test_the_bill_is_valid_cyclonedx(environment: Environment) -> None:
     bill = json.loads(sbom(environment))
     assert [error.message for error in validator.iter_errors(bill)] == []
     assert not validator.is_valid(bill | {"components": [{"type": "library"}]})
-    assert {each["name"] for each in bill["components"]} == {"a", "b", "c", "-<odd>"}
+    assert {each["name"] for each in bill["components"]} == {"a", "b", "c", "-<odd>", "/"}
 
 
 def test_the_bill_has_the_requirements_that_hold_here(environment: Environment) -> None:

@@ -22,7 +22,6 @@ from sovrun.core.canonical import (
     DEPTH_MAX,
     canonical,
     decode,
-    depth_exceeds,
     digest_of,
     parse,
     path_text,
@@ -30,7 +29,7 @@ from sovrun.core.canonical import (
     sha256_hex,
 )
 from sovrun.core.errors import InvalidValue
-from sovrun.core.jsontext import INTEGER_MAX, faults
+from sovrun.core.jsontext import INTEGER_MAX, depth_exceeds, faults
 
 JCS = Path(__file__).parents[1] / "data" / "jcs"
 PAIRS = sorted(path.name for path in (JCS / "input").glob("*.json"))

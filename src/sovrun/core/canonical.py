@@ -17,7 +17,7 @@ import rfc8785
 
 from sovrun.core.errors import InvalidValue
 from sovrun.core.ids import Digest
-from sovrun.core.jsontext import INTEGER_MAX, faults, line_columns, number_fault
+from sovrun.core.jsontext import INTEGER_MAX, depth_exceeds, faults, line_columns, number_fault
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -29,8 +29,6 @@ COMPOSED_DEPTH_MAX: Final = 2 * DEPTH_MAX + 16
 _LONG_INTEGER: Final = re.compile(rb"\d{16}")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*", re.ASCII)
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
-_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-_ONE_BRACKET: Final = bytes.maketrans(b"{}", b"[]")
 
 
 def canonical(value: Any) -> bytes:
@@ -182,21 +180,6 @@ def require_syntax(text: str) -> None:
         _refuse_syntax(error)
     except RecursionError:
         return
-
-
-def depth_exceeds(text: str, limit: int) -> bool:
-    """Whether a valid JSON text is nested deeper than `limit` levels; linear, and never deep in the stack itself."""
-    data = text.encode(errors="replace")
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = b"".join(piece.translate(_ONE_BRACKET, _NO_BRACKETS) for piece in data.split(b'"')[::2])
-    for _ in range(limit):
-        if not brackets:
-            return False
-        brackets = brackets.replace(
-            b"[]", b""
-        )  # the innermost level: replacing does not look at what it joined
-    return bool(brackets)
 
 
 def decode(data: bytes) -> Any:

@@ -18,6 +18,9 @@ INTEGER_MAX: Final = 2**53 - 1
 _INTEGER_DIGITS: Final = 17  # of 2^53-1 with its sign
 _SHOWN: Final = 24
 
+_NO_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{},"'))
+_ONE_BRACKET: Final = bytes.maketrans(b"{}", b"[]")
+
 _TOKEN: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _INTEGER: Final = re.compile(r"-?[0-9]+")
@@ -150,6 +153,32 @@ def number_fault(token: str) -> tuple[str, str] | None:
     elif token[-1].isdigit() and abs(float(token)) == float("inf"):
         return "bad_number", f"the number {token[:_SHOWN]} is beyond what a double can hold"
     return None
+
+
+def skeleton(text: str) -> bytes:
+    """Return the brackets, all as `[` and `]`, and the commas of a JSON text, without what stands in strings.
+
+    Linear and without Python loops, so that a text can be judged before anything is built of it. Of a text that is
+    not JSON it is right up to where a parser would stop.
+    """
+    data = text.encode(errors="replace")
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    data = data.translate(_ONE_BRACKET, _NO_STRUCTURE)
+    data = data.replace(b'""', b"")  # an empty string, or the border of two: what is inside stays inside
+    return b"".join(data.split(b'"')[::2])
+
+
+def depth_exceeds(text: str, limit: int) -> bool:
+    """Whether a JSON text is nested deeper than `limit` levels; never deep in the stack itself."""
+    brackets = skeleton(text).translate(None, b",")
+    for _ in range(limit):
+        if not brackets:
+            return False
+        brackets = brackets.replace(
+            b"[]", b""
+        )  # the innermost level: replacing does not look at what it joined
+    return bool(brackets)
 
 
 class Where(NamedTuple):

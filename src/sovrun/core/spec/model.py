@@ -49,7 +49,9 @@ class Literal:
     value: Any
 
 
-Template: TypeAlias = "Reference | Literal | None | bool | int | float | str | list[Template] | dict[str, Template]"
+Template: TypeAlias = (
+    "Reference | Literal | bool | int | float | str | list[Template] | dict[str, Template] | None"
+)
 """JSON in which a reference may stand for any value."""
 
 

@@ -1,0 +1,214 @@
+"""The normal form of a DAG: one JSON value for all the ways in which it can be written.
+
+Owns: filling in defaults, and the way from a valid document to `DagSpec`, from there to the normal form, and back.
+Must not touch: whether a document is valid.
+
+The normal form is what a DAG version is the digest of, so neither its names nor its defaults ever change under
+`sovrun/v1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from sovrun.core.ids import DagId, StepId
+from sovrun.core.spec.model import API_VERSION, DagSpec, Kind, Reference, Resources, Retry, StepSpec
+from sovrun.core.spec.references import normal_of, parse_reference, template_of
+from sovrun.core.spec.units import duration_us, size_bytes
+
+NO_INPUTS: Final[Mapping[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
+
+_Convert = Callable[[Any], Any]
+_Fields = tuple[tuple[str, str, _Convert], ...]
+"""Name in a document or in the normal form, name in the model, what makes the one of the other."""
+
+
+def _names(value: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(sorted(value))
+
+
+def _listed(value: Sequence[str] | None) -> list[str] | None:
+    return None if value is None else list(value)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_RETRY_WRITTEN: Final[_Fields] = (
+    ("maxAttempts", "max_attempts", int), ("maxFailures", "max_failures", int), ("base", "base_us", duration_us),
+    ("cap", "cap_us", duration_us), ("jitter", "jitter", bool), ("retryOn", "retry_on", _names),
+)  # fmt: skip
+_RESOURCES_WRITTEN: Final[_Fields] = (
+    ("memory", "memory", size_bytes), ("cpuSeconds", "cpu_us", duration_us), ("wallSeconds", "wall_us", duration_us),
+    ("processes", "processes", int), ("openFiles", "open_files", int), ("disk", "disk", size_bytes),
+    ("files", "files", int), ("log", "log", size_bytes), ("output", "output", size_bytes),
+)  # fmt: skip
+_RETRY_NORMAL: Final[_Fields] = (
+    ("maxAttempts", "max_attempts", _same), ("maxFailures", "max_failures", _same), ("baseUs", "base_us", _same),
+    ("capUs", "cap_us", _same), ("jitter", "jitter", _same), ("retryOn", "retry_on", _listed),
+)  # fmt: skip
+_RESOURCES_NORMAL: Final[_Fields] = (
+    ("memory", "memory", _same), ("cpuUs", "cpu_us", _same), ("wallUs", "wall_us", _same),
+    ("processes", "processes", _same), ("openFiles", "open_files", _same), ("disk", "disk", _same),
+    ("files", "files", _same), ("log", "log", _same), ("output", "output", _same),
+)  # fmt: skip
+_DEFAULT_RETRY: Final = Retry()
+_DEFAULT_RESOURCES: Final = Resources()
+
+
+def spec_of(document: Mapping[str, Any], order: Sequence[StepId]) -> DagSpec:
+    """Return a valid document as a value.
+
+    Args:
+        document: found free of mistakes.
+        order: ids of its steps in plan order.
+    """
+    names = {name: name for name in order}
+    steps = {step["id"]: step for step in document["steps"]}
+    metadata = document["metadata"]
+    code = document.get("code")
+    epoch = document.get("sourceDateEpoch", DagSpec.__dataclass_fields__["epoch"].default)
+    return DagSpec(
+        id=DagId(metadata["id"]),
+        inputs=document.get("inputs", NO_INPUTS),
+        steps=tuple(_step_of(steps[name], name, names) for name in order),
+        description=metadata.get("description"),
+        labels=metadata.get("labels", {}),
+        fail_fast=document.get("failFast", False),
+        code=_names(code),
+        epoch=parse_reference(epoch["from"]) if isinstance(epoch, dict) else int(epoch),
+    )
+
+
+def _step_of(step: Mapping[str, Any], name: StepId, names: Mapping[StepId, StepId]) -> StepSpec:
+    kind = next(kind for kind in Kind if kind.value in step)
+    retry, resources = step.get("retry"), step.get("resources")
+    return StepSpec(
+        id=name,
+        kind=kind,
+        entry=_entry_of(step[kind.value]),
+        needs=tuple(sorted([names[need] for need in step.get("needs", ())])),
+        arguments={argument: template_of(value) for argument, value in step.get("with", {}).items()},
+        outputs=step.get("outputs"),
+        retry=Retry(**_converted(retry, _RETRY_WRITTEN)) if retry else _DEFAULT_RETRY,
+        resources=Resources(**_converted(resources, _RESOURCES_WRITTEN)) if resources else _DEFAULT_RESOURCES,
+        select=tuple(sorted([names[choice] for choice in step.get("select", ())])),
+        join_any=step.get("join") == "any",
+        description=step.get("description"),
+    )
+
+
+def _entry_of(entry: Any) -> str | tuple[str, ...] | Mapping[str, Any]:
+    made: str | tuple[str, ...] | Mapping[str, Any] = tuple(entry) if isinstance(entry, list) else entry
+    return made
+
+
+def _converted(written: Mapping[str, Any], fields: _Fields) -> dict[str, Any]:
+    return {field: convert(written[name]) for name, field, convert in fields if name in written}
+
+
+def normal_form(spec: DagSpec) -> dict[str, Any]:
+    """Return the normal form of a DAG: JSON, defaults filled in, steps in plan order, whole microseconds and bytes.
+
+    Equal settings of different steps are one object, so do not change what is returned.
+    """
+    retries: dict[Retry, dict[str, Any]] = {}
+    resources: dict[Resources, dict[str, Any]] = {}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Dag",
+        "metadata": {"id": spec.id, "description": spec.description, "labels": dict(spec.labels)},
+        "inputs": spec.inputs,
+        "failFast": spec.fail_fast,
+        "code": _listed(spec.code),
+        "sourceDateEpoch": {"from": str(spec.epoch)} if isinstance(spec.epoch, Reference) else spec.epoch,
+        "steps": [_normal_step(step, retries, resources) for step in spec.steps],
+    }
+
+
+def _normal_step(
+    step: StepSpec, retries: dict[Retry, dict[str, Any]], resources: dict[Resources, dict[str, Any]]
+) -> dict[str, Any]:
+    retry = retries.get(step.retry)
+    if retry is None:
+        retry = retries[step.retry] = _written(step.retry, _RETRY_NORMAL)
+    limits = resources.get(step.resources)
+    if limits is None:
+        limits = resources[step.resources] = _written(step.resources, _RESOURCES_NORMAL)
+    return {
+        "id": step.id,
+        "description": step.description,
+        step.kind.value: list(step.entry) if isinstance(step.entry, tuple) else step.entry,
+        "needs": list(step.needs),
+        "with": {name: normal_of(template) for name, template in step.arguments.items()},
+        "outputs": step.outputs,
+        "retry": retry,
+        "resources": limits,
+        "select": list(step.select),
+        "join": "any" if step.join_any else "all",
+    }
+
+
+def _written(settings: Retry | Resources, fields: _Fields) -> dict[str, Any]:
+    return {name: convert(getattr(settings, field)) for name, field, convert in fields}
+
+
+def spec_from_normal(form: Mapping[str, Any]) -> DagSpec:
+    """Return the DAG whose normal form is `form`; it is trusted, not checked."""
+    metadata = form["metadata"]
+    epoch = form["sourceDateEpoch"]
+    code = form["code"]
+    read = _Reader()
+    return DagSpec(
+        id=DagId(metadata["id"]),
+        inputs=form["inputs"],
+        steps=tuple([read.step(step) for step in form["steps"]]),
+        description=metadata["description"],
+        labels=metadata["labels"],
+        fail_fast=form["failFast"],
+        code=None if code is None else tuple(code),
+        epoch=parse_reference(epoch["from"]) if isinstance(epoch, dict) else epoch,
+    )
+
+
+class _Reader:
+    """Reads steps back; names and equal settings become one object, which is most of the memory of a large DAG."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, StepId] = {}
+        self._retries: dict[tuple[Any, ...], Retry] = {}
+        self._resources: dict[tuple[Any, ...], Resources] = {}
+
+    def step(self, form: Mapping[str, Any]) -> StepSpec:
+        """Return the step whose normal form is `form`; steps come in plan order."""
+        name = self._names[form["id"]] = StepId(form["id"])
+        kind = next(kind for kind in Kind if kind.value in form)
+        return StepSpec(
+            id=name,
+            kind=kind,
+            entry=_entry_of(form[kind.value]),
+            needs=tuple([self._names[need] for need in form["needs"]]),
+            arguments={argument: template_of(value) for argument, value in form["with"].items()},
+            outputs=form["outputs"],
+            retry=self._retry(form["retry"]),
+            resources=self._limits(form["resources"]),
+            select=tuple(form["select"]),
+            join_any=form["join"] == "any",
+            description=form["description"],
+        )
+
+    def _retry(self, form: Mapping[str, Any]) -> Retry:
+        retry_on = form["retryOn"]
+        values = tuple([form[name] for name, _, _ in _RETRY_NORMAL[:-1]])
+        key = (*values, None if retry_on is None else tuple(retry_on))
+        if key not in self._retries:
+            self._retries[key] = Retry(*key)
+        return self._retries[key]
+
+    def _limits(self, form: Mapping[str, Any]) -> Resources:
+        key = tuple([form[name] for name, _, _ in _RESOURCES_NORMAL])
+        if key not in self._resources:
+            self._resources[key] = Resources(*key)
+        return self._resources[key]

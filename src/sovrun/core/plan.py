@@ -6,6 +6,7 @@ Owns: `plan_order` and `Plan`. The order is topological, ties by step id in code
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,8 @@ def plan_order(needs: Mapping[StepId, Sequence[StepId]]) -> tuple[StepId, ...]:
 
     Args:
         needs: of each step its direct predecessors, each of them a key.
-    Raises: Cycle with one shortest circle through the smallest step id that lies on any.
+    Raises: Cycle with a circle that is the same whatever the order of the mapping, and as short as any through the
+        step with which it begins and ends; each step needs the one before it.
     """
     remaining = {step: len(set(predecessors)) for step, predecessors in needs.items()}
     dependents: dict[StepId, list[StepId]] = {step: [] for step in needs}
@@ -55,10 +57,24 @@ def _circle(needs: Mapping[StepId, Sequence[StepId]]) -> list[StepId]:
     while step not in trail:  # every step has a need among them, so walking back must come round
         trail[step] = len(trail)
         step = min(need for need in needs[step] if need in needs)
-    circle = list(trail)[trail[step] :]
-    circle.reverse()
-    smallest = circle.index(min(circle))
-    return [*circle[smallest:], *circle[:smallest], circle[smallest]]
+    first = min(list(trail)[trail[step] :])
+    return _shortest_circle(first, needs)
+
+
+def _shortest_circle(first: StepId, needs: Mapping[StepId, Sequence[StepId]]) -> list[StepId]:
+    """Look back in all directions from a step that lies on a circle until it comes up again."""
+    dependent: dict[StepId, StepId] = {}
+    reached = deque([first])
+    while first not in dependent:
+        step = reached.popleft()
+        for need in sorted(set(needs[step])):
+            if need in needs and need not in dependent:
+                dependent[need] = step
+                reached.append(need)
+    circle = [first, dependent[first]]
+    while circle[-1] != first:
+        circle.append(dependent[circle[-1]])
+    return circle
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,9 @@ _RESOURCES_NORMAL: Final[_Fields] = (
     ("processes", "processes", _same), ("openFiles", "open_files", _same), ("disk", "disk", _same),
     ("files", "files", _same), ("log", "log", _same), ("output", "output", _same),
 )  # fmt: skip
+_KINDS: Final = tuple(
+    (kind.value, kind) for kind in Kind
+)  # going through the class itself takes ten times as long
 _DEFAULT_RETRY: Final = Retry()
 _DEFAULT_RESOURCES: Final = Resources()
 
@@ -83,7 +86,7 @@ def spec_of(document: Mapping[str, Any], order: Sequence[StepId]) -> DagSpec:
 
 
 def _step_of(step: Mapping[str, Any], name: StepId, names: Mapping[StepId, StepId]) -> StepSpec:
-    kind = next(kind for kind in Kind if kind.value in step)
+    kind = _kind_of(step)
     retry, resources = step.get("retry"), step.get("resources")
     return StepSpec(
         id=name,
@@ -98,6 +101,10 @@ def _step_of(step: Mapping[str, Any], name: StepId, names: Mapping[StepId, StepI
         join_any=step.get("join") == "any",
         description=step.get("description"),
     )
+
+
+def _kind_of(step: Mapping[str, Any]) -> Kind:
+    return next(kind for name, kind in _KINDS if name in step)
 
 
 def _entry_of(entry: Any) -> str | tuple[str, ...] | Mapping[str, Any]:
@@ -184,7 +191,7 @@ class _Reader:
     def step(self, form: Mapping[str, Any]) -> StepSpec:
         """Return the step whose normal form is `form`; steps come in plan order."""
         name = self._names[form["id"]] = StepId(form["id"])
-        kind = next(kind for kind in Kind if kind.value in form)
+        kind = _kind_of(form)
         return StepSpec(
             id=name,
             kind=kind,

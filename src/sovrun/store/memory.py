@@ -319,9 +319,10 @@ class MemoryStore:
         ]
         return [_recorded(self._runs[key]) for key in sorted(keys, reverse=True)[:limit]]
 
-    async def unfinished(self) -> int:
+    async def unfinished(self) -> Sequence[tuple[Tenant, RunId]]:
         """See `Store.unfinished`."""
-        return sum(kept.head.state not in TERMINAL for kept in self._runs.values())
+        heads = (kept.head for kept in self._runs.values())
+        return [(head.tenant, head.id) for head in heads if head.state not in TERMINAL]
 
     async def steps(self, tenant: Tenant, run: RunId) -> Sequence[Step]:
         """See `Store.steps`."""

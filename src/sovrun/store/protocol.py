@@ -174,8 +174,8 @@ class Reads(Protocol):
     async def runs(self, tenant: Tenant, *, limit: int, before: int | None = None) -> Sequence[RunRecord]:
         """Return runs, latest first, of run keys below `before` when given."""
 
-    async def unfinished(self) -> int:
-        """Return how many runs of all tenants are not terminal."""
+    async def unfinished(self) -> Sequence[tuple[Tenant, RunId]]:
+        """Return the runs of all tenants that are not terminal, in the order of their submission."""
 
     async def steps(self, tenant: Tenant, run: RunId) -> Sequence[Step]:
         """Return the steps of a run in plan order. Raises: NotFound."""

@@ -63,9 +63,12 @@ class SqliteReader:
         found = self._connection.execute(rows.SELECT_RUNS, (tenant, before or _ANY_KEY, limit))
         return [rows.record_of(row) for row in found]
 
-    async def unfinished(self) -> int:
+    async def unfinished(self) -> Sequence[tuple[Tenant, RunId]]:
         """See `Store.unfinished`."""
-        return int(rows.one(self._connection, rows.COUNT_UNFINISHED))
+        return [
+            (Tenant(tenant), RunId(run))
+            for tenant, run in self._connection.execute(rows.SELECT_UNFINISHED_RUNS)
+        ]
 
     async def steps(self, tenant: Tenant, run: RunId) -> Sequence[Step]:
         """See `Store.steps`."""

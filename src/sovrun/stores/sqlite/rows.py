@@ -52,7 +52,7 @@ SELECT_RUNS: Final = (
 )
 SELECT_RUN_KEY: Final = "SELECT key FROM run WHERE tenant = ? AND id = ?"
 SELECT_UNFINISHED: Final = "SELECT key FROM run WHERE ended_us IS NULL ORDER BY key"
-COUNT_UNFINISHED: Final = "SELECT count(*) FROM run WHERE ended_us IS NULL"
+SELECT_UNFINISHED_RUNS: Final = "SELECT tenant, id FROM run WHERE ended_us IS NULL ORDER BY key"
 SELECT_LAST_KEY: Final = "SELECT coalesce(max(key), 0) FROM run"
 
 INSERT_CALLER_KEY: Final = "INSERT INTO caller_key (tenant, dag, key, request, run) VALUES (?, ?, ?, ?, ?)"

@@ -1,0 +1,81 @@
+"""The `sovrun` command.
+
+Owns: the list of commands, and that an error raised on purpose becomes one clear message and an exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from sovrun import __version__
+from sovrun.cli import benches, dags, doctor, replays, running, runs
+from sovrun.cli.output import Exit, err, exit_of, report_error
+from sovrun.core.errors import SovrunError
+
+app = typer.Typer(
+    name="sovrun",
+    help="Run DAGs of jobs so that every run can be reproduced, proved and replayed.",
+    epilog="Exit codes: 0 completed, 1 failed or cancelled, 2 bad input, 3 the machine or the store, 4 left waiting.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("validate")(dags.validate)
+app.command("plan")(dags.plan)
+app.command("run")(running.run)
+app.command("resume")(running.resume)
+app.command("runs")(runs.runs)
+app.command("show")(runs.show)
+app.command("events")(runs.events)
+app.command("replay")(replays.replay)
+app.command("doctor")(doctor.doctor)
+app.command("bench")(benches.bench)
+
+imports = typer.Typer(name="import", help="Turn workflows of other systems into DAGs.", no_args_is_help=True)
+imports.command("wfformat")(dags.import_wfformat)
+app.add_typer(imports)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 -- typer's callback
+    if wanted:
+        typer.echo(f"sovrun {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except SovrunError as error:
+        report_error(error, as_json="--json" in sys.argv)
+        code = exit_of(error)
+    except click.exceptions.Abort:
+        code = 128 + signal.SIGINT
+    except click.ClickException as error:
+        error.show()
+        code = Exit.BAD_INPUT
+    except KeyboardInterrupt:
+        err.print("interrupted; `sovrun resume` goes on with what was not finished")
+        code = 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.COMPLETED
+    sys.exit(int(code or 0))

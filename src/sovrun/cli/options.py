@@ -1,0 +1,105 @@
+"""The options that several commands share, and how texts become values.
+
+Owns: option types; `tenant_of`, `inputs_of`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from sovrun.core.canonical import parse
+from sovrun.core.errors import InvalidSetting, InvalidValue
+from sovrun.core.ids import Tenant, tenant
+from sovrun.store.protocol import INLINE_MAX
+from sovrun.stores.files import FileStore
+from sovrun.wiring import DOCUMENT_BYTES_MAX, read_bounded
+
+DEFAULT_TENANT: Final = "default"
+
+DagFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The DAG document, YAML or JSON.", show_default=False)
+]
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", help="The run's id, or a beginning of it.", show_default=False)
+]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="`memory:` or `sqlite:PATH`; default: $SOVRUN_STORE, else your own store.",
+        show_default=False,
+    ),
+]
+TenantName = Annotated[str, typer.Option("--tenant", metavar="T", help="Whose runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, max=1_024, metavar="N", help="Steps at a time.")]
+Isolation = Annotated[
+    str,
+    typer.Option(
+        "--isolation",
+        metavar="KIND",
+        help="`sandbox`, or `in-process` for code you trust as much as Sovrun itself.",
+    ),
+]
+
+
+def tenant_of(text: str) -> Tenant:
+    """Return a tenant's name. Raises: InvalidIdentifier."""
+    return tenant(text)
+
+
+def inputs_of(
+    schema: Mapping[str, Any],
+    pairs: Sequence[str],
+    files: Sequence[str],
+    document: Path | None,
+    *,
+    whose: Tenant,
+    kept: FileStore,
+) -> dict[str, Any]:
+    """Return the inputs that the options give, later forms over earlier ones: document, pairs, files.
+
+    Args:
+        schema: of the DAG's inputs; a text stays a text where it declares a string.
+        pairs, files: `name=value` and `name=path`.
+    Raises: InvalidSetting, InvalidValue, FileUnavailable.
+    """
+    inputs: dict[str, Any] = {}
+    if document is not None:
+        text = sys.stdin.buffer.read() if str(document) == "-" else read_bounded(document, DOCUMENT_BYTES_MAX)
+        value = parse(text)
+        if not isinstance(value, dict):
+            raise InvalidValue(f"{document}: inputs are a JSON object, not {type(value).__name__}")
+        inputs.update(value)
+    properties = schema.get("properties", {})
+    for pair in pairs:
+        name, text = _split(pair, "--input")
+        inputs[name] = _value(text, properties.get(name, {}))
+    for pair in files:
+        name, place = _split(pair, "--input-file")
+        inputs[name] = kept.take_in(whose, Path(place))
+    return inputs
+
+
+def _split(pair: str, option: str) -> tuple[str, str]:
+    name, separator, text = pair.partition("=")
+    if not separator or not name:
+        raise InvalidSetting(f"{option} {pair!r} is not of the form name=value")
+    return name, text
+
+
+def _value(text: str, schema: Any) -> Any:
+    """Return what a text on the command line stands for: itself where a string is declared, else JSON, else itself."""
+    declared = schema.get("type") if isinstance(schema, Mapping) else None
+    if declared == "string" or len(text) > INLINE_MAX:
+        return text
+    try:
+        return parse(text)
+    except InvalidValue:
+        return text

@@ -1,0 +1,186 @@
+"""The main job: `run` makes a run and works until it has ended; `resume` works until nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from sovrun.cli.options import AsJson, DagFile, Isolation, StoreUrl, TenantName, Workers, inputs_of, tenant_of
+from sovrun.cli.output import (
+    STYLE,
+    Exit,
+    err,
+    exit_of_run,
+    out,
+    plan_of_run,
+    print_json,
+    run_json,
+    step_error,
+)
+from sovrun.cli.progress import follow
+from sovrun.core.canonical import decode
+from sovrun.core.identity import RunKey
+from sovrun.core.ids import RunId, Tenant, idempotency_key
+from sovrun.core.lifecycle import State
+from sovrun.engine.handler import RunRequest
+from sovrun.store.protocol import PRIORITY_DEFAULT, RunRecord
+from sovrun.wiring import Opened, StoreAddress, SystemIdentity, local_actor, open_engine
+
+
+def run(  # noqa: PLR0913 -- one parameter per option of the command
+    file: DagFile,
+    *,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", metavar="K=V", help="An input: JSON, or a plain text.")
+    ] = None,
+    input_files: Annotated[
+        list[str] | None,
+        typer.Option("--input-file", metavar="K=PATH", help="An input: a file or a directory."),
+    ] = None,
+    inputs_file: Annotated[
+        Path | None,
+        typer.Option("--inputs", metavar="FILE", help="All inputs: a JSON object; `-` reads it from stdin."),
+    ] = None,
+    workers: Workers = 2,
+    store: StoreUrl = None,
+    isolation: Isolation = "sandbox",
+    tenant: TenantName = "default",
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key", metavar="K", help="The same request under this key is the same run."
+        ),
+    ] = None,
+    note: Annotated[
+        str | None, typer.Option("--note", metavar="TEXT", help="Why; kept with the run.")
+    ] = None,
+    priority: Annotated[int, typer.Option("--priority", min=0, max=1_000_000, help="Lower goes first.")] = (
+        PRIORITY_DEFAULT
+    ),
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", metavar="DIR", help="Copy the files that steps returned to DIR/STEP/NAME."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a DAG durably to its end and show what came out."""
+    whose = tenant_of(tenant)
+    caller = None if key is None else idempotency_key(key)
+    address = StoreAddress.parse(store)
+
+    async def job() -> Exit:
+        async with open_engine(address, isolation=isolation, slots=workers) as opened:
+            dag = opened.load(file, whose)
+            given = inputs_of(
+                dag.spec.inputs, inputs or [], input_files or [], inputs_file, whose=whose, kept=opened.files
+            )
+            actor = local_actor()
+            await opened.engine.register(dag, actor)
+            run_key = RunKey(fresh=SystemIdentity().fresh()) if caller is None else RunKey(caller=caller)
+            request = RunRequest(dag, given, run_key, actor, isolation, note, priority)
+            submitted = await opened.engine.submit(request)
+            if not as_json:
+                _announce(opened, address, submitted.run, created=submitted.created)
+            record = await follow(opened, whose, submitted.run, quiet=as_json)
+            return await _finish(opened, address, record, save=save, as_json=as_json)
+
+    raise typer.Exit(asyncio.run(job()))
+
+
+def resume(
+    *,
+    workers: Workers = 2,
+    store: StoreUrl = None,
+    isolation: Isolation = "sandbox",
+    as_json: AsJson = False,
+) -> None:
+    """Go on with every run that was interrupted, until none is left."""
+    address = StoreAddress.parse(store)
+
+    async def job() -> Exit:
+        async with open_engine(address, isolation=isolation, slots=workers) as opened:
+            waiting = await opened.store.unfinished()
+            if not as_json:
+                err.print(
+                    f"{len(waiting):,} unfinished {'run' if len(waiting) == 1 else 'runs'} in {address}"
+                )
+            ended = [await opened.engine.wait(tenant, run) for tenant, run in waiting]
+        if as_json:
+            print_json({"ended": [{"runId": r.head.id, "status": str(r.head.state)} for r in ended]})
+        else:
+            for record in ended:
+                out.print(f"{record.head.id} [{STYLE[record.head.state]}]{record.head.state}[/]")
+        return max((exit_of_run(record.head.state) for record in ended), default=Exit.COMPLETED)
+
+    raise typer.Exit(asyncio.run(job()))
+
+
+def _announce(opened: Opened, address: StoreAddress, run_id: RunId, *, created: bool) -> None:
+    if opened.engine.resumed:
+        err.print(f"[dim]took back {opened.engine.resumed} steps that an interrupted engine had begun[/]")
+    err.print(f"[dim]{'run' if created else 'known run'}[/] {run_id} [dim]in {escape(str(address))}[/]")
+
+
+async def _finish(
+    opened: Opened, address: StoreAddress, record: RunRecord, *, save: Path | None, as_json: bool
+) -> Exit:
+    saved = [] if save is None else await save_files(opened, record, save)
+    shown = await run_json(opened.store, record)
+    if as_json:
+        print_json({**shown, "saved": [str(path) for path in saved]} if save is not None else shown)
+    else:
+        await _summary(opened, address, record, shown, saved)
+    return exit_of_run(record.head.state)
+
+
+async def _summary(
+    opened: Opened, address: StoreAddress, record: RunRecord, shown: dict[str, Any], saved: list[Path]
+) -> None:
+    head = record.head
+    steps = await opened.store.steps(head.tenant, head.id)
+    plan = await plan_of_run(opened.store, record)
+    for spec, step in zip(plan.steps, steps, strict=True):
+        if step.state is State.FAILED:
+            document = await step_error(opened.store, head.tenant, step) or {}
+            err.print(f"[bold red]failed[/] {escape(spec.id)} \\[{step.failure or step.reason}] "
+                      f"{escape(str(document.get('message') or ''))}")  # fmt: skip
+            if document.get("traceback"):
+                err.print(f"[dim]{escape(str(document['traceback']).rstrip())}[/]")
+    done = sum(step.state is State.COMPLETED for step in steps)
+    out.print(
+        f"[{STYLE[head.state]}]{head.state}[/] {escape(record.dag)}: {done:,} of {len(steps):,} steps completed"
+    )
+    out.print(f"outcome {head.outcome} ({'' if head.reproducible else 'not '}reproducible)")
+    for path in saved:
+        out.print(f"saved {escape(str(path))}")
+    if address.path is not None:
+        options = f" --store {address}" + ("" if head.tenant == "default" else f" --tenant {head.tenant}")
+        out.print(f"replay with: sovrun replay {shown['runId']}{options}")
+
+
+async def save_files(opened: Opened, record: RunRecord, directory: Path) -> list[Path]:
+    """Copy the files named by members of the steps' outputs to `directory/STEP/MEMBER`; return where they are."""
+    head = record.head
+    plan = await plan_of_run(opened.store, record)
+    saved: list[Path] = []
+    for spec, step in zip(plan.steps, await opened.store.steps(head.tenant, head.id), strict=True):
+        if step.output is None:
+            continue
+        body = await _payload(opened, head.tenant, step.output)
+        value = decode(body) if body is not None and b'"$file"' in body else None
+        for name, member in sorted(value.items()) if isinstance(value, dict) else ():
+            if isinstance(member, dict) and "$file" in member and name == Path(name).name:
+                target = directory / spec.id / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(opened.files.locate(head.tenant, member["$file"]), target)
+                saved.append(target)
+    return saved
+
+
+async def _payload(opened: Opened, tenant: Tenant, digest: Any) -> bytes | None:
+    return await opened.store.payload(tenant, digest) or opened.files.get(tenant, digest)

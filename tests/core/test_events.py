@@ -55,6 +55,7 @@ def spent(budget: Budget) -> dict[str, Any]:
 
 def reported(failure: Failure) -> dict[str, Any]:
     return {
+        "circumstance": failure.circumstance,
         "environment": failure.environment,
         "errorHash": failure.error,
         "failure": failure.code,

@@ -109,7 +109,11 @@ class Failure:
 
     def members(self) -> str:
         """Return the members of the JSON object in which a failure is recorded, `budget` to be set between."""
-        return f'"environment":"{self.environment}","errorHash":"{self.error}","failure":"{self.code}"'
+        circumstance = "true" if self.circumstance else "false"
+        return (
+            f'"circumstance":{circumstance},"environment":"{self.environment}","errorHash":"{self.error}",'
+            f'"failure":"{self.code}"'
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +130,10 @@ class StepRetryScheduled:
     def data(self) -> str:
         """Return the canonical JSON of what is recorded."""
         failure = self.failure
+        circumstance = "true" if failure.circumstance else "false"
         return (
             f'{{"attempts":{self.budget.attempts},"attemptsLeft":{self.budget.attempts_left},'
-            f'"decision":"{Reason.RETRY_SCHEDULED}","environment":"{failure.environment}",'
+            f'"circumstance":{circumstance},"decision":"{Reason.RETRY_SCHEDULED}","environment":"{failure.environment}",'
             f'"errorHash":"{failure.error}","failure":"{failure.code}","failures":{self.budget.failures},'
             f'"failuresLeft":{self.budget.failures_left},"reason":"{Reason.RETRY_DUE}",'
             f'"stepHash":{_text(failure.step_hash)},"until":"{time_text(self.until_us)}"}}'

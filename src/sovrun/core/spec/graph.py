@@ -107,14 +107,15 @@ def _order(
         except Cycle as cycle:
             first, second = cycle.path[0], cycle.path[1]
             path = ("steps", position[second], "needs")
-            found.append(Finding("cycle", _circle_text(cycle.path), path))
+            found.append(Finding("cycle", circle_text(cycle.path), path))
             left[second] = [need for need in left[second] if need != first]
         else:
             return (order if not found else None), found
     return None, found
 
 
-def _circle_text(path: Sequence[StepId]) -> str:
+def circle_text(path: Sequence[StepId]) -> str:
+    """Return a circle as a message shows it, not longer than can be read."""
     shown: list[str] = list(path)
     if len(shown) > _CIRCLE_SHOWN:
         shown = [*shown[:_CIRCLE_SHOWN], f"({len(path) - _CIRCLE_SHOWN - 1} more)", shown[-1]]

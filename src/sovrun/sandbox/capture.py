@@ -1,6 +1,6 @@
 """Catching what steps print in this process, up to a cap.
 
-Owns: `Capture`, and `Routing`, which tells the steps of several threads apart.
+Owns: `Capture`, and `Router`, which tells the steps of several threads apart.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Router(io.TextIOBase):
 
     def __init__(self, otherwise: TextIO) -> None:
         super().__init__()
-        self._otherwise = otherwise
+        self.otherwise = otherwise
 
     @classmethod
     def to(cls, stream: TextIO | Capture | None) -> None:
@@ -81,20 +81,20 @@ class Router(io.TextIOBase):
         self._stream().flush()
 
     def _stream(self) -> TextIO | Capture:
-        return getattr(self._mine, "stream", None) or self._otherwise
+        return getattr(self._mine, "stream", None) or self.otherwise
 
 
-class Routing:
-    """Puts routers in the place of standard output and error until `stop`."""
+def route() -> None:
+    """See to it that standard output and error tell threads apart; others may have replaced them since last time."""
+    if not isinstance(sys.stdout, Router):
+        sys.stdout = Router(sys.stdout)
+    if not isinstance(sys.stderr, Router):
+        sys.stderr = Router(sys.stderr)
 
-    def __init__(self) -> None:
-        self._before = (sys.stdout, sys.stderr)
-        self._routers = (Router(sys.stdout), Router(sys.stderr))
-        sys.stdout, sys.stderr = self._routers
 
-    def stop(self) -> None:
-        """Put back what was there, unless somebody else has replaced it since."""
-        if sys.stdout is self._routers[0]:
-            sys.stdout = self._before[0]
-        if sys.stderr is self._routers[1]:
-            sys.stderr = self._before[1]
+def unroute() -> None:
+    """Put back what routers stand for."""
+    if isinstance(sys.stdout, Router):
+        sys.stdout = sys.stdout.otherwise
+    if isinstance(sys.stderr, Router):
+        sys.stderr = sys.stderr.otherwise

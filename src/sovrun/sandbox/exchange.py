@@ -112,7 +112,7 @@ def write_arguments(work: Path, arguments: Mapping[str, Any], files: Mapping[Any
             (folder / name).symlink_to(files[digest])
         else:
             text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-            (folder / f"{name}.json").write_text(text, encoding="utf-8")
+            (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _file_digest(value: Any) -> str | None:

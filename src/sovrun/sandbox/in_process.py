@@ -22,12 +22,13 @@ from types import FrameType
 from typing import Any, Final
 
 from sovrun import step
-from sovrun.core.canonical import canonical, decode
+from sovrun.core.canonical import DEPTH_MAX, canonical, decode
 from sovrun.core.errors import InvalidValue
 from sovrun.core.ids import Digest
+from sovrun.core.jsontext import depth_exceeds
 from sovrun.core.spec.model import SECOND_US, Kind, Resources
 from sovrun.ports import Failed, MadeFile, Succeeded, Task, Usage
-from sovrun.sandbox.capture import Capture, LogLimit, Router, Routing
+from sovrun.sandbox.capture import Capture, LogLimit, Router, route, unroute
 from sovrun.sandbox.collect import Refused, Spool, collect_made, may_name_files
 from sovrun.sandbox.environment import environment_digest
 from sovrun.sandbox.executor import failed_of
@@ -71,7 +72,6 @@ class InProcessExecutor:
         self._own_spool: Path | None = None
         self._serial = 0
         self._pool = None if self.inline else ThreadPool(slots)
-        self._routing = None if self.inline else Routing()
 
     async def execute(self, task: Task) -> Succeeded | Failed:
         """Run one attempt to its end."""
@@ -92,8 +92,7 @@ class InProcessExecutor:
         """Leave the interpreter as it was found."""
         if self._pool is not None:
             self._pool.close()
-        if self._routing is not None:
-            self._routing.stop()
+            unroute()
         self._modules.close()
         if self._own_spool is not None:
             shutil.rmtree(self._own_spool, ignore_errors=True)
@@ -136,6 +135,7 @@ class InProcessExecutor:
         capture.begin(task.resources.log)
         if task.entry not in self._functions:
             stays.append(self._modules.join(_code_key(task)))
+        route()
         Router.to(capture)
         try:
             return self._run_function(task, capture)
@@ -186,6 +186,8 @@ class InProcessExecutor:
             output = canonical(value)
         except InvalidValue as error:
             return failure("output_not_json", f"the returned value: {error.detail}"), b""
+        if output.count(b"[") + output.count(b"{") > DEPTH_MAX and depth_exceeds(output.decode(), DEPTH_MAX):
+            return failure("output_not_json", f"the returned value: nested deeper than {DEPTH_MAX} levels"), b""
         if len(output) > task.resources.output:
             text = f"the step returned {len(output)} bytes; resources.output allows {task.resources.output}"
             return failure("output_too_large", text), b""

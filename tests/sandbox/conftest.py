@@ -1,0 +1,56 @@
+"""Executors, and steps to run in them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from support.tasks import require_bubblewrap
+
+from sovrun.sandbox.executor import SandboxExecutor
+from sovrun.sandbox.in_process import InProcessExecutor
+
+
+@pytest.fixture
+async def sandbox(tmp_path: Path) -> AsyncIterator[SandboxExecutor]:
+    require_bubblewrap()
+    executor = await SandboxExecutor.open(tmp_path / "spool")
+    yield executor
+    await executor.close()
+
+
+@pytest.fixture(params=["sandbox", "in-process", "in-process-threads"])
+async def executor(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[SandboxExecutor | InProcessExecutor]:
+    chosen: SandboxExecutor | InProcessExecutor
+    if request.param == "sandbox":
+        require_bubblewrap()
+        chosen = await SandboxExecutor.open(tmp_path / "spool")
+    else:
+        slots = 1 if request.param == "in-process" else 2
+        chosen = InProcessExecutor(slots=slots, spool=tmp_path / "spool")
+    yield chosen
+    await chosen.close()
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Callable[..., Path]:
+    """Write modules or programs to a code directory of its own and return it."""
+    made = 0
+
+    def write(**texts: str) -> Path:
+        nonlocal made
+        made += 1
+        folder = tmp_path / f"code-{made}"
+        folder.mkdir()
+        for name, text in texts.items():
+            is_program = text.lstrip().startswith("#!")
+            path = folder / (name if is_program else f"{name}.py")
+            path.write_text(dedent(text).lstrip())
+            path.chmod(0o755 if is_program else 0o644)
+        return folder
+
+    return write

@@ -1,0 +1,476 @@
+"""What a step in the sandbox cannot reach, cannot use up and cannot outlive."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from support.tasks import failure_of, require_bubblewrap, task, value_of
+
+from sovrun.core.errors import IsolationUnavailable
+from sovrun.core.ids import Digest
+from sovrun.sandbox import launch
+from sovrun.sandbox.executor import SandboxExecutor
+from sovrun.sandbox.settings import SandboxSettings
+
+LOOK = """
+import json, os, socket, sys
+
+def environment():
+    return dict(os.environ)
+
+def first_process():
+    raw = open("/proc/1/environ", "rb").read().decode()
+    return {"environ": raw, "cmdline": open("/proc/1/cmdline").read(), "pids": [p for p in os.listdir("/proc") if p.isdigit()]}
+
+def identity():
+    status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+    return {
+        "uid": os.getuid(), "gid": os.getgid(), "groups": [g for g in os.getgroups() if g != 65534],
+        "host": socket.gethostname(), "cwd": os.getcwd(), "umask": os.umask(0o077),
+        "caps": status["CapEff"].strip(), "no_new_privs": status["NoNewPrivs"].strip(),
+    }
+
+def root():
+    return sorted(os.listdir("/"))
+
+def write_to(paths):
+    done = []
+    for path in paths:
+        try:
+            open(path + "/probe", "w").close()
+            done.append(path)
+        except OSError:
+            pass
+    return done
+
+def see(paths):
+    return [path for path in paths if os.path.exists(path)]
+
+def descriptors():
+    return sorted(int(name) for name in os.listdir("/proc/self/fd"))
+
+def connect(port):
+    made = socket.socket()
+    made.settimeout(2)
+    try:
+        made.connect(("127.0.0.1", port))
+    except OSError as error:
+        return type(error).__name__
+    return "connected"
+
+def raise_limit():
+    import resource
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    except (ValueError, OSError):
+        return "refused"
+    return "raised"
+
+def sysctl():
+    try:
+        open("/proc/sys/kernel/core_pattern", "r+").close()
+    except OSError:
+        return "refused"
+    return "open"
+
+def new_namespace():
+    import ctypes
+    return ctypes.CDLL(None, use_errno=True).unshare(0x10000000)
+
+def limits():
+    import resource
+    names = ("AS", "NPROC", "NOFILE", "FSIZE", "CORE", "CPU")
+    return {name: resource.getrlimit(getattr(resource, "RLIMIT_" + name))[0] for name in names}
+
+def json_module():
+    import json as found
+    return found.__file__
+"""
+
+
+@pytest.fixture
+def look(code) -> Path:
+    return code(look=LOOK)
+
+
+async def test_the_environment_is_fixed_and_nothing_of_the_host_is_in_it(sandbox, look, monkeypatch) -> None:
+    monkeypatch.setenv("CANARY", "canary-of-the-host")
+    seen = value_of(await sandbox.execute(task("look:environment", code=look)))
+    seen.pop("PWD", None)
+    assert seen == {
+        "HOME": "/work",
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONPATH": "/code:/sovrun/lib",
+        "SOURCE_DATE_EPOCH": "315532800",
+        "TMPDIR": "/tmp",
+        "TZ": "UTC",
+    }
+
+
+async def test_the_first_process_shows_neither_host_environment_nor_host_paths(sandbox, look, monkeypatch) -> None:
+    monkeypatch.setenv("CANARY", "canary-of-the-host")
+    seen = value_of(await sandbox.execute(task("look:first_process", code=look)))
+    assert seen["environ"] == ""
+    assert str(look) not in seen["cmdline"]
+    assert len(seen["pids"]) <= 3
+
+
+async def test_a_step_is_nobody_in_particular(sandbox, look) -> None:
+    assert value_of(await sandbox.execute(task("look:identity", code=look))) == {
+        "uid": 1000,
+        "gid": 1000,
+        "groups": [],
+        "host": "sovrun",
+        "cwd": "/work",
+        "umask": 0o022,
+        "caps": "0000000000000000",
+        "no_new_privs": "1",
+    }
+
+
+async def test_only_what_was_declared_is_mounted(sandbox, look, tmp_path: Path) -> None:
+    (tmp_path / "undeclared").write_text("secret")
+    paths = [str(tmp_path), str(look), "/etc/shadow", "/var", "/home", "/etc/hostname", "/run", "/sys"]
+    assert value_of(await sandbox.execute(task("look:see", code=look, paths=paths))) == []
+
+
+async def test_nothing_can_be_written_but_the_three_places_of_fixed_size(sandbox, look) -> None:
+    paths = ["/", "/usr", "/etc", "/code", "/sovrun/lib/sovrun", "/dev", "/proc/sys", "/inputs", "/bin"]
+    own = ["/work", "/tmp", "/dev/shm"]
+    assert value_of(await sandbox.execute(task("look:write_to", code=look, paths=paths + own))) == own
+
+
+async def test_only_the_expected_descriptors_are_open(sandbox, look) -> None:
+    assert value_of(await sandbox.execute(task("look:descriptors", code=look))) == [0, 1, 2, 3, 4]
+
+
+async def test_the_hosts_loopback_is_not_there(sandbox, look) -> None:
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        given = task("look:connect", code=look, port=port)
+        assert value_of(await sandbox.execute(given)) == "ConnectionRefusedError"
+
+
+async def test_the_kernels_settings_cannot_be_opened_for_writing(sandbox, look) -> None:
+    assert value_of(await sandbox.execute(task("look:sysctl", code=look))) == "refused"
+
+
+async def test_further_user_namespaces_are_refused(sandbox, look) -> None:
+    assert value_of(await sandbox.execute(task("look:new_namespace", code=look))) == -1
+
+
+async def test_limits_are_set_and_cannot_be_raised(sandbox, look) -> None:
+    given = task("look:limits", code=look, memory=300 << 20, processes=9, open_files=77, disk=5 << 20, cpu_us=1_500_000)
+    expected = {"AS": 300 << 20, "NPROC": 9, "NOFILE": 77, "FSIZE": 5 << 20, "CORE": 0, "CPU": 2}
+    assert value_of(await sandbox.execute(given)) == expected
+    assert value_of(await sandbox.execute(task("look:raise_limit", code=look))) == "refused"
+
+
+async def test_a_steps_own_module_cannot_stand_in_for_what_seals_the_sandbox(sandbox, code) -> None:
+    folder = code(look=LOOK, json="raise SystemExit", resource="raise SystemExit", sovrun="raise SystemExit")
+    assert "/code/" not in value_of(await sandbox.execute(task("look:json_module", code=folder)))
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("x = bytearray(400 << 20)", "memory_limit"),
+        ("open('big', 'wb').write(bytes(20 << 20))", "disk_limit"),
+        ("[open(f'f{n}', 'wb').write(bytes(4 << 20)) for n in range(9)]", "disk_limit"),
+        ("[open(f'/tmp/f{n}', 'wb').write(bytes(4 << 20)) for n in range(9)]", "disk_limit"),
+        ("[open(f'/dev/shm/f{n}', 'wb').write(bytes(4 << 20)) for n in range(9)]", "disk_limit"),
+        ("[None for _ in iter(int, 1)]", "cpu_limit"),
+        ("import os; os.kill(os.getpid(), 11)", "killed_by_signal"),
+        ("import os; os._exit(3)", "exit_nonzero"),
+        ("import os; os._exit(0)", "output_not_json"),
+        ("import os; os.write(3, b'garbage' * 100)", "output_not_json"),
+        ("[open('/dev/null') for _ in iter(int, 1)]", "step_raised"),
+    ],
+)
+async def test_which_limit_ended_a_step_is_its_reason(sandbox, code, body, reason) -> None:
+    folder = code(work=f"def run():\n    {body}\n")
+    given = task("work:run", code=folder, memory=200 << 20, disk=16 << 20, cpu_us=1_000_000)
+    failed = failure_of(await sandbox.execute(given))
+    assert failed.reason == reason, failed
+
+
+async def test_a_fork_bomb_is_stopped_and_does_not_touch_the_step_beside_it(sandbox, code, look) -> None:
+    bomb = code(
+        work="""
+        import os, time
+        def run():
+            made = 0
+            try:
+                while True:
+                    if os.fork() == 0:
+                        time.sleep(100)
+                    made += 1
+            except BlockingIOError:
+                return made
+        """
+    )
+    both = await asyncio.gather(
+        sandbox.execute(task("work:run", code=bomb, processes=20)),
+        sandbox.execute(task("look:identity", code=look, processes=4)),
+    )
+    assert value_of(both[0]) < 20
+    assert value_of(both[1])["uid"] == 1000
+
+
+def living(marker: str) -> list[int]:
+    """Process ids of this machine whose command line holds `marker`."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if marker.encode() in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+    return found
+
+
+DAEMON = """
+import os, signal, subprocess, sys, time
+def start(marker):
+    child = subprocess.Popen(["/bin/sh", "-c", "trap '' TERM HUP; sleep 1000; : " + marker], start_new_session=True)
+    return child.pid
+def linger(marker):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    start(marker)
+    print("started", flush=True)
+    time.sleep(1000)
+"""
+
+
+async def test_a_daemon_dies_with_its_step(sandbox, code) -> None:
+    marker = f"marker-{os.getpid()}-daemon"
+    given = task("work:start", code=code(work=DAEMON), marker=marker)
+    assert value_of(await sandbox.execute(given)) > 0
+    assert living(marker) == []
+
+
+async def eventually(condition) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 -- another process's life has no event to wait for
+            await asyncio.sleep(0.01)
+
+
+async def test_cancelling_returns_only_when_everything_of_the_step_is_dead(sandbox, code) -> None:
+    marker = f"marker-{os.getpid()}-cancel"
+    running = asyncio.create_task(sandbox.execute(task("work:linger", code=code(work=DAEMON), marker=marker)))
+    await eventually(lambda: living(marker))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert living(marker) == []
+
+
+async def test_the_wall_clock_kills_what_ignores_sigterm_with_its_children(sandbox, code) -> None:
+    marker = f"marker-{os.getpid()}-wall"
+    given = task("work:linger", code=code(work=DAEMON), marker=marker, wall_us=400_000)
+    failed = failure_of(await sandbox.execute(given))
+    assert (failed.reason, failed.log) == ("wall_limit", b"started\n")
+    assert living(marker) == []
+
+
+async def test_when_the_supervisor_dies_its_steps_die_and_are_reported_and_later_steps_run(sandbox, code) -> None:
+    marker = f"marker-{os.getpid()}-supervisor"
+    folder = code(work=DAEMON, look=LOOK)
+    running = asyncio.create_task(sandbox.execute(task("work:linger", code=folder, marker=marker)))
+    await eventually(lambda: living(marker))
+    os.kill(sandbox._link._process.pid, signal.SIGKILL)
+    failed = failure_of(await running)
+    assert (failed.reason, failed.circumstance, failed.retryable) == ("sandbox_error", True, False)
+    await eventually(lambda: not living(marker))
+    assert value_of(await sandbox.execute(task("look:identity", code=folder)))["uid"] == 1000
+
+
+async def test_when_the_engine_is_killed_its_steps_die(code, tmp_path: Path) -> None:
+    require_bubblewrap()
+    marker = f"marker-{os.getpid()}-engine"
+    script = f"""
+import asyncio, sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pathlib import Path
+from support.tasks import task
+from sovrun.sandbox.executor import SandboxExecutor
+async def main():
+    executor = await SandboxExecutor.open(Path({str(tmp_path / "spool")!r}))
+    await executor.execute(task("work:linger", code=Path({str(code(work=DAEMON))!r}), marker={marker!r}))
+asyncio.run(main())
+"""
+    engine = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
+    await eventually(lambda: [pid for pid in living(marker) if pid != engine.pid])
+    engine.kill()
+    await engine.wait()
+    await eventually(lambda: not living(marker))
+
+
+async def test_many_steps_run_at_once_each_as_a_user_of_its_own(sandbox, code) -> None:
+    folder = code(work="def run(n):\n    return n\n")
+    outcomes = await asyncio.gather(*(sandbox.execute(task("work:run", code=folder, n=n)) for n in range(12)))
+    assert [value_of(outcome) for outcome in outcomes] == list(range(12))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root drops to another user")
+async def test_as_root_a_step_never_has_host_user_id_0(sandbox, code) -> None:
+    marker = f"marker-{os.getpid()}-uid"
+    running = asyncio.create_task(sandbox.execute(task("work:linger", code=code(work=DAEMON), marker=marker)))
+    await eventually(lambda: living(marker))
+    owners = {Path(f"/proc/{pid}").stat().st_uid for pid in living(marker)}
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert owners == {SandboxSettings().uid_first}
+
+
+async def test_a_large_value_and_a_large_argument_pass(sandbox, code) -> None:
+    folder = code(work="def run(text):\n    return text + text\n")
+    outcome = await sandbox.execute(task("work:run", code=folder, text="x" * 3_000_000))
+    assert value_of(outcome) == "x" * 6_000_000
+
+
+async def test_code_that_other_users_cannot_read_is_refused_by_name(sandbox, look) -> None:
+    if os.getuid() != 0:
+        pytest.skip("an ordinary user's steps run as that user")
+    look.chmod(0o700)
+    failed = failure_of(await sandbox.execute(task("look:identity", code=look)))
+    assert failed.reason == "sandbox_error"
+    assert str(look) in failed.message
+    assert "chmod" in failed.message
+
+
+async def test_a_directory_is_given_read_only(sandbox, code, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a").write_text("a")
+    digest = Digest(sha256(b"tree").hexdigest())
+    folder = code(
+        work="""
+        from sovrun.step import path_of
+        def run(t):
+            try:
+                (path_of(t) / "b").write_text("b")
+            except OSError as error:
+                return [sorted(p.name for p in path_of(t).iterdir()), error.errno]
+        """
+    )
+    given = task("work:run", code=folder, t={"$tree": digest}, input_files={digest: tmp_path / "tree"})
+    assert value_of(await sandbox.execute(given)) == [["a"], 30]
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'bwrap: No permissions to create new namespace' >&2; exit 1", "making namespaces is forbidden"),
+        ("echo \"bwrap: Can't mount proc on /newroot/proc\" >&2; exit 1", "masks parts of /proc"),
+        ("exit 0", "did not come up"),
+        ("kill -9 $$", "did not come up"),
+    ],
+)
+async def test_no_sandbox_no_run(tmp_path: Path, script, said) -> None:
+    require_bubblewrap()
+    fake = tmp_path / "bwrap"
+    fake.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\n{script}\n')
+    fake.chmod(0o755)
+    reachable = Path("/tmp") / f"sovrun-test-bwrap-{os.getpid()}"  # pytest's own folder is closed to other users
+    shutil.copy(fake, reachable)
+    try:
+        with pytest.raises(IsolationUnavailable, match=said) as refused:
+            await SandboxExecutor.open(tmp_path / "spool", SandboxSettings(bwrap=reachable))
+    finally:
+        reachable.unlink()
+    assert refused.value.hint
+
+
+async def test_a_launcher_that_makes_no_sandbox_at_all_is_caught_before_the_step(tmp_path: Path) -> None:
+    require_bubblewrap()
+    reachable = Path("/tmp") / f"sovrun-test-naked-{os.getpid()}"
+    src = Path(launch.__file__).parents[2]
+    reachable.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\n'
+        f'echo "{{\\"child-pid\\": $$}}" >&4; exec 4>&- 5>&-\n'
+        f"PYTHONPATH={src} exec /usr/bin/python3 -B -c 'from sovrun.sandbox.runner import main; main()'\n"
+    )
+    reachable.chmod(0o755)
+    try:
+        with pytest.raises(IsolationUnavailable, match="not as it must be"):
+            await SandboxExecutor.open(tmp_path / "spool", SandboxSettings(bwrap=reachable))
+    finally:
+        reachable.unlink()
+
+
+async def test_a_missing_bubblewrap_is_named(tmp_path: Path) -> None:
+    with pytest.raises(IsolationUnavailable, match="bubblewrap is not installed") as refused:
+        await SandboxExecutor.open(tmp_path / "spool", SandboxSettings(bwrap=tmp_path / "absent"))
+    assert "install" in (refused.value.hint or "")
+
+
+ORDINARY = """
+import asyncio, json, os, sys, tempfile
+from pathlib import Path
+if os.getuid() == 0:
+    os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+sys.path[:0] = {paths!r}
+from support.tasks import task
+from sovrun.core.errors import IsolationUnavailable
+from sovrun.sandbox.executor import SandboxExecutor
+async def main():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        folder = Path(folder)
+        (folder / "code").mkdir()
+        (folder / "code" / "work.py").write_text({text!r})
+        executor = await SandboxExecutor.open(folder / "spool")
+        outcome = await executor.execute(task("work:run", code=folder / "code"))
+        endless = await executor.execute(task("work:endless", code=folder / "code", wall_us=200_000))
+        print(json.dumps([str(outcome.output), [made.path.read_text() for made in outcome.made], endless.reason]))
+        await executor.close()
+asyncio.run(main())
+"""
+ORDINARY_STEP = """
+import os, time
+from sovrun.step import keep_file, work_dir
+def run():
+    (work_dir() / "a").write_text("made by an ordinary user")
+    return {"uid": os.getuid(), "kept": keep_file(work_dir() / "a")}
+def endless():
+    time.sleep(1000)
+"""
+
+
+def test_an_ordinary_user_runs_steps_by_the_same_path() -> None:
+    require_bubblewrap()
+    src, tests = Path(launch.__file__).parents[2], Path(__file__).parents[1]
+    site = [path for path in sys.path if path.endswith("site-packages")]
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if python is None or _version(python) != sys.version_info[:2]:
+        python = sys.executable
+    script = ORDINARY.format(paths=[str(src), str(tests), *site], text=ORDINARY_STEP)
+    done = subprocess.run([python, "-c", script], capture_output=True, text=True, cwd="/", check=False)
+    if "PermissionError" in done.stderr or "Permission denied" in done.stderr:
+        pytest.skip("this interpreter or its packages cannot be read by an ordinary user")
+    assert done.returncode == 0, done.stderr
+    output, made, endless = json.loads(done.stdout)
+    assert '"uid":1000' in output
+    assert (made, endless) == (["made by an ordinary user"], "wall_limit")
+
+
+def _version(python: str) -> tuple[int, ...]:
+    said = subprocess.run(
+        [python, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True, check=True
+    )
+    return tuple(map(int, said.stdout.split()))

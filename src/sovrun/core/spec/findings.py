@@ -99,7 +99,7 @@ class Suggester:
         if len(near) > self._comparisons_left:
             return None
         self._comparisons_left -= len(near)
-        matches = get_close_matches(name, sorted(near), n=1, cutoff=0.7)
+        matches = get_close_matches(name, sorted(near), n=1, cutoff=0.6)
         return matches[0] if matches else None
 
     def hint(self, name: str, candidates: Collection[str]) -> str | None:

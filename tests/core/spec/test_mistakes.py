@@ -1,0 +1,262 @@
+"""Every mistake in a document is reported, at its place, with a code and what to do."""
+
+from __future__ import annotations
+
+import json
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from sovrun.core.errors import InvalidSpec, Mistake
+from sovrun.core.spec.document import parse_dag
+from sovrun.core.spec.findings import MISTAKES_MAX
+from sovrun.core.spec.model import DagSpec
+
+HEAD = "apiVersion: sovrun/v1\nkind: Dag\nmetadata: {id: d}\n"
+
+
+def mistakes(text: str | bytes) -> tuple[Mistake, ...]:
+    with pytest.raises(InvalidSpec) as caught:
+        parse_dag(text.encode() if isinstance(text, str) else text, name="d.yaml")
+    assert caught.value.name == "d.yaml"
+    found = caught.value.mistakes
+    assert found
+    assert list(found) == sorted(found, key=lambda mistake: (mistake.line, mistake.column))
+    assert all(mistake.message and mistake.message.isprintable() for mistake in found)
+    return found
+
+
+def only(text: str | bytes) -> Mistake:
+    found = mistakes(text)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def dag(**fields: Any) -> dict[str, Any]:
+    step = {"id": "a", "python": "m:f"}
+    return {"apiVersion": "sovrun/v1", "kind": "Dag", "metadata": {"id": "d"}, "steps": [step], **fields}
+
+
+def step(**fields: Any) -> dict[str, Any]:
+    return dag(steps=[{"id": "a", "python": "m:f", **fields}])
+
+
+def accepted(document: dict[str, Any]) -> DagSpec:
+    return parse_dag(json.dumps(document).encode(), name="d.json")
+
+
+THREE = """\
+steps:
+  - id: a
+    python: m:f
+    outputs: {type: object, properties: {n: {type: integer}, l: {type: array, items: {type: object, properties: {x: {}}}}}}
+  - {id: b, python: m:f, needs: [a]}
+  - {id: c, python: m:f, needs: [b]%s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "path", "says"),
+    [
+        ("§stpes: []\nsteps: [{id: a, python: m:f}]", "unknown_field", ("stpes",), "steps"),
+        ("steps: §[]", "bad_length", ("steps",), "at least 1"),
+        ("steps: §3", "wrong_type", ("steps",), "a list of steps"),
+        ("", "missing_field", (), "`steps`"),
+        ("steps: [§{python: m:f}]", "missing_field", ("steps", 0), "`id`"),
+        ("steps: [§{id: a}]", "step_kind", ("steps", 0), "none of them"),
+        ("steps: [§{id: a, python: m:f, argv: [x]}]", "step_kind", ("steps", 0), "python and argv"),
+        ("steps: [{id: a, §pyton: m:f}]", "unknown_field", ("steps", 0, "pyton"), "python"),
+        ("steps: [{id: §1a, python: m:f}]", "bad_name", ("steps", 0, "id"), "legal name"),
+        ("steps: [{id: §7, python: m:f}]", "wrong_type", ("steps", 0, "id"), "number"),
+        ("steps: [{id: a, python: §m.f}]", "bad_value", ("steps", 0, "python"), "package.module:function"),
+        ("steps: [{id: §x/a, python: m:f}]", "other_tenant", ("steps", 0, "id"), "another tenant"),
+        ("steps: [{id: a, python: m:f}, {id: §a, python: m:f}]", "duplicate_step", ("steps", 1, "id"), "steps[0]"),
+        (THREE % ", join: §some", "bad_value", ("steps", 2, "join"), "'all' or 'any'"),
+        ("steps: [{id: a, python: m:f, needs: [§b]}]", "unknown_need", ("steps", 0, "needs", 0), "no step 'b'"),
+        ("steps: [{id: a, python: m:f, needs: [§a]}]", "self_need", ("steps", 0, "needs", 0), "needs itself"),
+        (THREE % ", select: [§d]", "unknown_step", ("steps", 2, "select", 0), "no step 'd'"),
+        (THREE % ", select: [§a]", "not_dependent", ("steps", 2, "select", 0), "does not need"),
+        (THREE % ", with: {v: {from: §inputs.x}}", "unknown_input", ("steps", 2, "with", "v", "from"), "'x'"),
+        (THREE % ", with: {v: {from: §steps.a.m}}", "unknown_output_field", ("steps", 2, "with", "v", "from"), "'m'"),
+        (THREE % ", with: {v: {from: §steps.a.l.0.y}}", "unknown_output_field", ("steps", 2, "with", "v", "from"), "l.0"),
+        (THREE % ", with: {v: {from: §steps.a.l.x}}", "unknown_output_field", ("steps", 2, "with", "v", "from"), "'x'"),
+        (THREE % ", with: {v: {from: §steps.q}}", "unknown_step", ("steps", 2, "with", "v", "from"), "no step 'q'"),
+        (THREE % ", with: {v: {from: §steps.c}}", "not_upstream", ("steps", 2, "with", "v", "from"), "its own output"),
+        (THREE % ", with: {v: [{from: §t/steps.a}]}", "other_tenant", ("steps", 2, "with", "v", 0, "from"), "tenant"),
+        (THREE % ", with: {v: {from: §steps.t/a.n}}", "other_tenant", ("steps", 2, "with", "v", "from"), "tenant"),
+        (THREE % ", with: {v: {from: §'tenant:x.a'}}", "other_tenant", ("steps", 2, "with", "v", "from"), "tenant"),
+        (THREE % ", with: {v: {from: §outputs.a}}", "bad_reference", ("steps", 2, "with", "v", "from"), "inputs.NAME"),
+        (THREE % ", with: {v: {from: §steps}}", "bad_reference", ("steps", 2, "with", "v", "from"), "steps.ID"),
+        (THREE % ", with: {v: {from: §steps.a.}}", "bad_reference", ("steps", 2, "with", "v", "from"), "not a reference"),
+        (THREE % ", with: {v: {from: §[a]}}", "bad_reference", ("steps", 2, "with", "v", "from"), "a list"),
+        (THREE % ", with: {§from: steps.a}", "bad_argument_name", ("steps", 2, "with", "from"), "'from'"),
+        (THREE % ", with: {§a-b: 1}", "bad_argument_name", ("steps", 2, "with", "a-b"), "'a-b'"),
+        (THREE % ", retry: {maxAttempts: §0}", "out_of_range", ("steps", 2, "retry", "maxAttempts"), "at least 1"),
+        (THREE % ", retry: {maxFailures: §1001}", "out_of_range", ("steps", 2, "retry", "maxFailures"), "1000"),
+        (THREE % ", retry: {base: §0s}", "out_of_range", ("steps", 2, "retry", "base"), "more than 0"),
+        (THREE % ", retry: {base: §0}", "out_of_range", ("steps", 2, "retry", "base"), "more than 0"),
+        (THREE % ", retry: {base: §2 s}", "bad_value", ("steps", 2, "retry", "base"), "a duration"),
+        (THREE % ", retry: {base: §0.5us}", "out_of_range", ("steps", 2, "retry", "base"), "microsecond"),
+        (THREE % ", retry: {base: §1m}", "out_of_range", ("steps", 2, "retry", "base"), "longer than `cap`"),
+        (THREE % ", retry: {cap: §367d}", "out_of_range", ("steps", 2, "retry", "cap"), "366 days"),
+        (THREE % ", retry: {retryOn: §[A, A]}", "duplicate_item", ("steps", 2, "retry", "retryOn"), "twice"),
+        (THREE % ", resources: {memory: §1.5}", "wrong_type", ("steps", 2, "resources", "memory"), "a size"),
+        (THREE % ", resources: {memory: §0Mi}", "out_of_range", ("steps", 2, "resources", "memory"), "at least 1 byte"),
+        (THREE % ", resources: {disk: 1.7k, log: §1KB}", "bad_value", ("steps", 2, "resources", "log"), "a size"),
+        (THREE % ", resources: {wallSeconds: §0}", "out_of_range", ("steps", 2, "resources", "wallSeconds"), "more than 0"),
+        (THREE % ", resources: {cpuSeconds: §1h}", "wrong_type", ("steps", 2, "resources", "cpuSeconds"), "seconds"),
+        (THREE % ", resources: {§cpus: 1}", "unknown_field", ("steps", 2, "resources", "cpus"), "known are memory"),
+        (THREE % ", outputs: {type: §strng}", "bad_schema", ("steps", 2, "outputs", "type"), "strng"),
+        (THREE % ", outputs: {pattern: §(}", "bad_schema", ("steps", 2, "outputs", "pattern"), "regex"),
+        (THREE % ", outputs: §{$ref: 'https://x.invalid/y'}", "bad_schema", ("steps", 2, "outputs"), "Retrieval is disabled"),
+        ("inputs: {type: §array}\nsteps: [{id: a, python: m:f}]", "bad_value", ("inputs", "type"), "'object'"),
+        ("inputs: §{}\nsteps: [{id: a, python: m:f}]", "missing_field", ("inputs",), "`type`"),
+        ("code: [§../x]\nsteps: [{id: a, python: m:f}]", "bad_path", ("code", 0), "'../x'"),
+        ("code: [§/x]\nsteps: [{id: a, python: m:f}]", "bad_value", ("code", 0), "below the DAG's directory"),
+        ("code: §[x, x]\nsteps: [{id: a, python: m:f}]", "duplicate_item", ("code",), "twice"),
+        ("steps: [{id: a, argv: [§bin/../x]}]", "bad_path", ("steps", 0, "argv", 0), "'bin/../x'"),
+        ("steps: [{id: a, argv: [x, §3]}]", "wrong_type", ("steps", 0, "argv", 1), "a text without NUL"),
+        ("sourceDateEpoch: §-1\nsteps: [{id: a, python: m:f}]", "out_of_range", ("sourceDateEpoch",), "at least 0"),
+        ("sourceDateEpoch: {from: §inputs.t}\nsteps: [{id: a, python: m:f}]", "unknown_input", ("sourceDateEpoch", "from"), "'t'"),
+        ("sourceDateEpoch: {from: §steps.a}\nsteps: [{id: a, python: m:f}]", "bad_reference", ("sourceDateEpoch", "from"), "inputs.NAME"),
+        ("failFast: §1\nsteps: [{id: a, python: m:f}]", "wrong_type", ("failFast",), "true or false"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_at_its_place(
+    text: str, code: str, path: tuple[str | int, ...], says: str
+) -> None:
+    before, _, after = (HEAD + text).rpartition("§")
+    mistake = only(before + after)
+    assert (mistake.code, mistake.path) == (code, path)
+    assert says in f"{mistake.message} {mistake.hint}"
+    if before:
+        assert (mistake.line, mistake.column) == (before.count("\n") + 1, len(before) - before.rfind("\n"))
+    else:
+        assert (mistake.line, mistake.column) == (1, 1)
+
+
+def test_a_reference_to_a_step_that_is_not_upstream_says_what_to_add() -> None:
+    text = "steps: [{id: a, python: m:f}, {id: b, python: m:f, with: {v: {from: steps.a}}}]"
+    mistake = only(HEAD + text)
+    assert mistake.code == "not_upstream"
+    assert mistake.hint == "add 'a' to the needs of 'b'"
+
+
+def test_a_cycle_is_shown_with_its_full_path_and_each_cycle_once() -> None:
+    text = """\
+    steps:
+      - {id: a, python: m:f, needs: [c]}
+      - {id: b, python: m:f, needs: [a]}
+      - {id: c, python: m:f, needs: [b]}
+      - {id: x, python: m:f, needs: [y]}
+      - {id: y, python: m:f, needs: [x]}
+    """
+    found = mistakes(HEAD + dedent(text))
+    assert [mistake.code for mistake in found] == ["cycle", "cycle"]
+    assert "a -> b -> c -> a" in found[0].message
+    assert "x -> y -> x" in found[1].message
+
+
+def test_references_are_checked_in_a_cyclic_document_too() -> None:
+    text = """\
+    steps:
+      - {id: a, python: m:f, needs: [b]}
+      - {id: b, python: m:f, needs: [a], with: {ok: {from: steps.a}, far: {from: steps.c}}}
+      - {id: c, python: m:f, needs: [a], with: {ok: {from: steps.b}}}
+    """
+    assert [mistake.code for mistake in mistakes(HEAD + dedent(text))] == ["cycle", "not_upstream"]
+
+
+def test_all_mistakes_come_together_whatever_their_kind() -> None:
+    text = """\
+    apiVersion: sovrun/v1
+    kind: Dag
+    metadata: {id: d, ower: me}
+    inputs: {type: object, properties: {day: {type: string}}}
+    steps:
+      - id: a
+        python: m:f
+        with: {day: {from: inputs.dya}}
+      - id: b
+        needs: [aa]
+        argv: []
+      - id: b
+        python: m:f
+        retry: {cap: 1y}
+      - {id: c, python: m:f, needs: [e]}
+      - {id: e, python: m:f, needs: [c], &x with: {a: 1}}
+    """
+    codes = [(mistake.line, mistake.code) for mistake in mistakes(dedent(text))]
+    assert codes == [
+        (3, "unknown_field"), (8, "unknown_input"), (10, "unknown_need"), (11, "bad_length"), (12, "duplicate_step"),
+        (14, "bad_value"), (16, "cycle"), (16, "yaml_anchor"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("inputs.dya", "day"), ("steps.colect", "collect"), ("steps.collect.itmes", "items")],
+)
+def test_the_nearest_name_is_suggested(written: str, meant: str) -> None:
+    text = f"""\
+    inputs: {{type: object, properties: {{day: {{}}}}}}
+    steps:
+      - {{id: collect, python: m:f, outputs: {{type: object, properties: {{items: {{}}}}}}}}
+      - {{id: z, python: m:f, needs: [collect], with: {{v: {{from: {written}}}}}}}
+    """
+    assert only(HEAD + dedent(text)).hint == f"did you mean '{meant}'?"
+
+
+@pytest.mark.parametrize("version", ["sovrun/v2", 1, None])
+def test_another_version_of_the_language_is_named(version: Any) -> None:
+    mistake = only(json.dumps(dag(apiVersion=version)))
+    assert mistake.code == "unknown_version"
+    assert "sovrun/v1" in mistake.message
+
+
+def test_json_has_the_same_mistakes_at_its_own_places() -> None:
+    text = '{"apiVersion": "sovrun/v1", "kind": "Dag",\n "metadata": {"id": "d"},\n "steps": [\n  {"id": "a", "pyton": "m:f"}]}'
+    mistake = only(text)
+    assert (mistake.code, mistake.line, mistake.column) == ("unknown_field", 4, 15)
+    assert mistake.path == ("steps", 0, "pyton")
+
+
+def test_what_a_schema_cannot_decide_is_left_to_the_run() -> None:
+    for outputs in ({"type": "object"}, {"$ref": "#/$defs/a", "$defs": {"a": {}}}, {"anyOf": [{}]}, {}):
+        steps = [
+            {"id": "a", "python": "m:f", "outputs": outputs},
+            {"id": "b", "python": "m:f", "needs": ["a"], "with": {"v": {"from": "steps.a.x.y"}}},
+        ]
+        accepted(dag(steps=steps))
+
+
+def test_a_literal_is_not_looked_into() -> None:
+    spec = accepted(step(**{"with": {"v": {"literal": {"from": 3}}, "w": {"from": "x", "to": "y"}}}))
+    assert set(spec.steps[0].arguments) == {"v", "w"}
+
+
+def test_references_in_what_a_person_is_shown_are_checked() -> None:
+    steps = [{"id": "a", "confirm": {"role": "r", "show": {"from": "steps.b"}}}, {"id": "b", "python": "m:f"}]
+    assert only(json.dumps(dag(steps=steps))).code == "not_upstream"
+
+
+def test_a_report_has_an_end() -> None:
+    steps = [{"id": f"s{place}", "python": "m:f", "x": 1, "needs": ["nope"]} for place in range(2_000)]
+    found = mistakes(json.dumps(dag(steps=steps)))
+    assert len(found) == MISTAKES_MAX + 1
+    assert found[-1].code == "too_many_mistakes"
+
+
+def test_a_mistake_far_down_a_long_list_is_found() -> None:
+    needs: list[Any] = [f"s{place}" for place in range(1_200)]
+    steps: list[Any] = [{"id": name, "python": "m:f"} for name in needs]
+    for bad, code in ((3, "wrong_type"), ("1x", "bad_name"), ("s7", "duplicate_need"), ("q", "unknown_need")):
+        last = {"id": "z", "python": "m:f", "needs": [*needs, bad]}
+        mistake = only(json.dumps(dag(steps=[*steps, last])))
+        assert (mistake.code, mistake.path) == (code, ("steps", 1_200, "needs", 1_200))
+
+
+def test_an_argument_list_that_is_too_long_is_named() -> None:
+    mistake = only(json.dumps(dag(steps=[{"id": "a", "argv": ["x"] * 10_001}])))
+    assert (mistake.code, mistake.path) == ("bad_length", ("steps", 0, "argv"))

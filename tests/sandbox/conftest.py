@@ -7,10 +7,10 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from support.tasks import require_bubblewrap
 
 from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.in_process import InProcessExecutor
+from support.tasks import require_bubblewrap
 
 
 @pytest.fixture

@@ -6,18 +6,21 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from support.tasks import failure_of, task, value_of
 
 from sovrun.core.ids import Digest
 from sovrun.ports import Succeeded
 from sovrun.step import tree_manifest
+from support.tasks import failure_of, task, value_of
 
 ECHO = "def run(**given):\n    return given\n"
 
 
 async def test_a_function_is_called_with_its_arguments_and_its_value_comes_back(executor, code) -> None:
     folder = code(work="def run(a, b):\n    return {'sum': a + b, 'text': 'é'}\n")
-    assert value_of(await executor.execute(task("work:run", code=folder, a=1, b=2))) == {"sum": 3, "text": "é"}
+    assert value_of(await executor.execute(task("work:run", code=folder, a=1, b=2))) == {
+        "sum": 3,
+        "text": "é",
+    }
 
 
 async def test_a_double_that_looks_like_an_integer_is_still_a_double_inside(executor, code) -> None:
@@ -46,7 +49,9 @@ async def test_a_step_without_code_can_call_an_installed_function(executor) -> N
         ("work", "not of the form module:function"),
     ],
 )
-async def test_an_entry_point_that_does_not_exist_is_named_and_not_retried(executor, code, entry, said) -> None:
+async def test_an_entry_point_that_does_not_exist_is_named_and_not_retried(
+    executor, code, entry, said
+) -> None:
     folder = code(work="CONSTANT = 1\n")
     failed = failure_of(await executor.execute(task(entry, code=folder)))
     assert (failed.reason, failed.retryable, failed.circumstance) == ("step_not_found", False, False)
@@ -130,7 +135,9 @@ async def test_a_given_file_is_read_by_its_digest(executor, code, tmp_path: Path
     (tmp_path / "blob").write_text("content")
     digest = Digest(sha256(b"content").hexdigest())
     folder = code(work="from sovrun.step import path_of\ndef run(f):\n    return path_of(f).read_text()\n")
-    given = task("work:run", code=folder, f={"$file": digest, "size": 7}, input_files={digest: tmp_path / "blob"})
+    given = task(
+        "work:run", code=folder, f={"$file": digest, "size": 7}, input_files={digest: tmp_path / "blob"}
+    )
     assert value_of(await executor.execute(given)) == "content"
 
 
@@ -251,7 +258,9 @@ async def test_a_program_that_cannot_be_started_is_not_retried(executor, code, p
         ("for i in 1 2 3 4 5; do echo $i > outputs/$i; done", "disk_limit", "resources.files"),
     ],
 )
-async def test_what_is_not_a_plain_file_never_leaves_the_work_directory(executor, code, made, reason, said) -> None:
+async def test_what_is_not_a_plain_file_never_leaves_the_work_directory(
+    executor, code, made, reason, said
+) -> None:
     folder = code(prog=f"#!/bin/sh\n{made}\n")
     failed = failure_of(await executor.execute(task(("prog",), code=folder, files=4)))
     assert failed.reason == reason, failed

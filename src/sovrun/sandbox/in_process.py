@@ -187,7 +187,9 @@ class InProcessExecutor:
         except InvalidValue as error:
             return failure("output_not_json", f"the returned value: {error.detail}"), b""
         if output.count(b"[") + output.count(b"{") > DEPTH_MAX and depth_exceeds(output.decode(), DEPTH_MAX):
-            return failure("output_not_json", f"the returned value: nested deeper than {DEPTH_MAX} levels"), b""
+            return failure(
+                "output_not_json", f"the returned value: nested deeper than {DEPTH_MAX} levels"
+            ), b""
         if len(output) > task.resources.output:
             text = f"the step returned {len(output)} bytes; resources.output allows {task.resources.output}"
             return failure("output_too_large", text), b""

@@ -44,6 +44,9 @@ def main() -> NoReturn:
         os._exit(EXIT_REFUSED)
     task, [arguments] = wire.receive(CONTROL, body_max=BODY_MAX)
     os.set_inheritable(CONTROL, False)  # noqa: FBT003 -- it takes no keyword
+    os.environ["PYTHONPATH"] = (
+        f"{exchange.CODE}:{exchange.LIBRARY}"  # from here on the step's modules may come first
+    )
     files = {digest: Path(exchange.INPUTS, digest) for digest in task["files"]}
     if task["kind"] == "argv":
         _become_program(task["entry"], values.decode(arguments), files)

@@ -110,7 +110,7 @@ def _traceback(error: BaseException, code: str) -> str:
     import traceback  # noqa: PLC0415 -- it costs every good step milliseconds otherwise
 
     frames = traceback.extract_tb(error.__traceback__)
-    root = code.rstrip("/") + "/"
+    root = code.rstrip("/") + "/" if code else ""
     own = [frame for frame in frames if frame.filename.startswith(root)] if code else frames[1:]
     for frame in own:
         frame.filename = frame.filename.removeprefix(root)

@@ -18,6 +18,7 @@ from sovrun.core.ids import Digest
 from sovrun.core.plan import plan_of
 from sovrun.core.spec.model import DagSpec
 from sovrun.core.spec.normal import normal_form
+from sovrun.core.wfformat import import_wfformat as convert
 from sovrun.stores.files import FileStore
 from sovrun.wiring import DOCUMENT_BYTES_MAX, read_bounded, read_document
 
@@ -92,8 +93,6 @@ def import_wfformat(
     as_json: AsJson = False,
 ) -> None:
     """Turn a recorded WfFormat workflow into a DAG whose steps stand for the recorded tasks."""
-    from sovrun.core.wfformat import import_wfformat as convert  # noqa: PLC0415
-
     document = convert(read_bounded(file, DOCUMENT_BYTES_MAX * 8), name=str(file), time_scale=time_scale)
     text = json.dumps(document, indent=1) + "\n"
     if output is None:

@@ -6,16 +6,14 @@ Owns: the list of commands, and that an error raised on purpose becomes one clea
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from sovrun import __version__
 from sovrun.cli import benches, dags, doctor, replays, running, runs
-from sovrun.cli.output import Exit, err, exit_of, report_error
+from sovrun.cli.output import Exit, exit_of, report_error
 from sovrun.core.errors import SovrunError
 
 app = typer.Typer(
@@ -63,19 +61,10 @@ def _root(
 def main() -> None:
     """Run the command line and leave with its exit code."""
     try:
-        code = app(standalone_mode=False)
+        app()
     except SovrunError as error:
         report_error(error, as_json="--json" in sys.argv)
-        code = exit_of(error)
-    except click.exceptions.Abort:
-        code = 128 + signal.SIGINT
-    except click.ClickException as error:
-        error.show()
-        code = Exit.BAD_INPUT
-    except KeyboardInterrupt:
-        err.print("interrupted; `sovrun resume` goes on with what was not finished")
-        code = 128 + signal.SIGINT
+        sys.exit(exit_of(error))
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = Exit.COMPLETED
-    sys.exit(int(code or 0))
+        sys.exit(Exit.COMPLETED)

@@ -5,11 +5,15 @@ Owns: exit codes, `run_json`, the error texts, the consoles.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import sys
+from collections.abc import Coroutine
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -32,6 +36,8 @@ from sovrun.core.step import Step
 from sovrun.core.times import time_text
 from sovrun.engine.history import chain_head, replay_token_of
 from sovrun.store.protocol import Reads, RunRecord
+
+Result = TypeVar("Result")
 
 
 class Exit(IntEnum):
@@ -81,6 +87,15 @@ def exit_of_run(state: State) -> Exit:
     if state is State.COMPLETED:
         return Exit.COMPLETED
     return Exit.FAILED if state in (State.FAILED, State.CANCELLED) else Exit.WAITING
+
+
+def complete(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run a command's work to its end; an interrupt ends it cleanly with exit code 130."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        err.print("interrupted; `sovrun resume` goes on with what was not finished")
+        raise typer.Exit(128 + signal.SIGINT) from None
 
 
 def print_json(value: Any) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from sovrun.cli.options import AsJson, StoreUrl, TenantName, Workers, tenant_of
-from sovrun.cli.output import Exit, out, print_json
+from sovrun.cli.output import Exit, complete, out, print_json
 from sovrun.cli.runs import find_run
 from sovrun.core.errors import InvalidValue
 from sovrun.core.identity import parse_replay_token
@@ -47,7 +46,7 @@ def replay(
             address, whose, found, isolation=isolation, slots=workers, recorded_code=recorded_code
         )
 
-    result = asyncio.run(job())
+    result = complete(job())
     if as_json:
         print_json(_json(result))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from sovrun.cli.options import AsJson, DagFile, Isolation, StoreUrl, TenantName,
 from sovrun.cli.output import (
     STYLE,
     Exit,
+    complete,
     err,
     exit_of_run,
     out,
@@ -89,7 +89,7 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
             record = await follow(opened, whose, submitted.run, quiet=as_json)
             return await _finish(opened, address, record, save=save, as_json=as_json)
 
-    raise typer.Exit(asyncio.run(job()))
+    raise typer.Exit(complete(job()))
 
 
 def resume(
@@ -117,7 +117,7 @@ def resume(
                 out.print(f"{record.head.id} [{STYLE[record.head.state]}]{record.head.state}[/]")
         return max((exit_of_run(record.head.state) for record in ended), default=Exit.COMPLETED)
 
-    raise typer.Exit(asyncio.run(job()))
+    raise typer.Exit(complete(job()))
 
 
 def _announce(opened: Opened, address: StoreAddress, run_id: RunId, *, created: bool) -> None:

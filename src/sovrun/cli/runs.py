@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -10,7 +9,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from sovrun.cli.options import AsJson, RunId, StoreUrl, TenantName, tenant_of
-from sovrun.cli.output import STYLE, out, plan_of_run, print_json, print_line, run_json, run_line, steps_table
+from sovrun.cli.output import (
+    STYLE,
+    complete,
+    out,
+    plan_of_run,
+    print_json,
+    print_line,
+    run_json,
+    run_line,
+    steps_table,
+)
 from sovrun.core import ids
 from sovrun.core.errors import NotFound
 from sovrun.core.identity import parse_replay_token
@@ -54,7 +63,7 @@ def runs(
             )
         out.print(table)
 
-    asyncio.run(job())
+    complete(job())
 
 
 def show(
@@ -79,7 +88,7 @@ def show(
                 if step["error"] is not None:
                     out.print(f"[bold red]{escape(step['id'])}[/] {escape(step['error']['message'])}")
 
-    asyncio.run(job())
+    complete(job())
 
 
 def events(
@@ -104,7 +113,7 @@ def events(
                             markup=False,
                         )
 
-    asyncio.run(job())
+    complete(job())
 
 
 async def find_run(reader: Reads, tenant: ids.Tenant, text: str) -> ids.RunId:

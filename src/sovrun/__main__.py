@@ -1,0 +1,5 @@
+"""`python -m sovrun` is `sovrun`."""
+
+from sovrun.cli.main import main
+
+main()

@@ -1,0 +1,127 @@
+"""Bad input gets one clear error with a stable code and exit code 2: no traceback, no hang, nothing stored."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from support.cli import DIAMOND, sovrun, write_dag
+
+DATA = Path(__file__).parents[1] / "data" / "jcs"
+
+CYCLE = """
+apiVersion: sovrun/v1
+kind: Dag
+metadata: {id: cycle}
+steps:
+  - {id: a, python: "plug:collect", needs: [c]}
+  - {id: b, python: "plug:collect", needs: [a]}
+  - {id: c, python: "plug:collect", needs: [b]}
+"""
+DEEP = "[" * 10_000 + "]" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "empty"),
+        (b"\x00\x01\x02\xff\xfe" * 100, None),
+        (DIAMOND.encode()[:-40] + b"{", None),
+        (DIAMOND.encode("utf-16"), None),
+        (DEEP.encode(), None),
+        (b'{"steps": ' + DEEP.encode() + b"}", None),
+        (CYCLE.encode(), "cycle"),
+        (b"just a text", None),
+        (b"a: &x 1\nb: *x\n", None),
+        (b"x" * (1 << 20) + b"\n", None),
+    ],
+)
+def test_a_bad_document_is_refused(tmp_path: Path, content: bytes, expected: str | None) -> None:
+    file = tmp_path / "dag.yaml"
+    file.write_bytes(content)
+    for command in ("validate", "plan"):
+        done = sovrun(command, file, "--json", cwd=tmp_path, timeout=30)
+        assert (done.code, done.error["code"]) == (2, "invalid_spec")
+        assert done.error["mistakes"]
+        shown = sovrun(command, file, cwd=tmp_path, timeout=30)
+        assert shown.code == 2
+        assert "invalid_spec" in shown.err
+    if expected is not None:
+        assert expected in done.out
+
+
+def test_a_cycle_is_shown_with_its_path(tmp_path: Path) -> None:
+    file = tmp_path / "dag.yaml"
+    file.write_text(CYCLE)
+    assert "a -> " in sovrun("validate", file, cwd=tmp_path).err
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "."])
+def test_a_missing_file_or_a_directory_is_refused(tmp_path: Path, name: str) -> None:
+    for command in ("validate", "plan", "run"):
+        done = sovrun(command, name, "--json", cwd=tmp_path)
+        assert (done.code, done.error["code"]) == (2, "file_unavailable")
+
+
+@pytest.mark.parametrize("vector", sorted(path.name for path in (DATA / "input").iterdir()))
+def test_mutated_vectors_as_documents_and_as_inputs_are_refused(tmp_path: Path, vector: str) -> None:
+    whole = (DATA / "input" / vector).read_bytes()
+    rng = random.Random(vector)
+    dag = write_dag(tmp_path / "dag")
+    for cut in sorted(rng.sample(range(len(whole)), 2)):
+        mutated = bytearray(whole[:cut])
+        mutated[rng.randrange(max(1, cut)) :] = b"\x80"
+        file = tmp_path / "mutated.json"
+        file.write_bytes(mutated)
+        done = sovrun("validate", file, "--json", cwd=tmp_path)
+        assert (done.code, done.error["code"]) == (2, "invalid_spec")
+        run = sovrun(
+            *("run", dag, "--inputs", file, "--store", "memory:", "--isolation", "in-process", "--json"),
+            cwd=tmp_path,
+        )
+        assert (run.code, run.error["code"]) == (2, "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--input", "n=text"], "invalid_inputs"),
+        (["--input", "n"], "invalid_setting"),
+        (["--input", "n=1", "--tenant", "../x"], "invalid_identifier"),
+        (["--isolation", "none"], "invalid_setting"),
+        (["--store", "mysql:x"], "invalid_setting"),
+        (["--store", "memory:x"], "invalid_setting"),
+        (["--idempotency-key", "\x07"], "invalid_identifier"),
+        (["--input-file", "n=/does/not/exist"], "file_unavailable"),
+        (["--input", "n=99999999999999999999"], "invalid_inputs"),
+    ],
+)
+def test_bad_options_are_refused_by_name(tmp_path: Path, arguments: list[str], code: str) -> None:
+    dag = write_dag(tmp_path / "dag")
+    defaults = ["--store", "memory:", "--isolation", "in-process", "--json"]
+    done = sovrun("run", dag, *defaults, *arguments, cwd=tmp_path)
+    assert (done.code, done.error["code"]) == (2, code)
+
+
+def test_unknown_runs_and_stores_are_named(tmp_path: Path) -> None:
+    dag = write_dag(tmp_path / "dag")
+    store = f"sqlite:{tmp_path / 'runs.db'}"
+    assert sovrun("run", dag, "--store", store, "--isolation", "in-process", cwd=tmp_path).code == 0
+    for command in ("show", "events", "replay"):
+        done = sovrun(command, "0" * 32, "--store", store, "--json", cwd=tmp_path)
+        assert (done.code, done.error["code"]) == (2, "not_found")
+        gone = sovrun(command, "0" * 32, "--store", f"sqlite:{tmp_path}/none.db", "--json", cwd=tmp_path)
+        assert (gone.code, gone.error["code"]) == (3, "store_unavailable")
+    other = sovrun("runs", "--store", store, "--tenant", "other", "--json", cwd=tmp_path)
+    assert other.json["runs"] == []
+
+
+def test_an_idempotency_key_is_bound_to_its_request(tmp_path: Path) -> None:
+    dag = write_dag(tmp_path / "dag")
+    store = f"sqlite:{tmp_path / 'runs.db'}"
+    base = ("run", dag, "--store", store, "--isolation", "in-process", "--idempotency-key", "k", "--json")
+    first = sovrun(*base, "--input", "n=3", cwd=tmp_path)
+    assert sovrun(*base, "--input", "n=3", cwd=tmp_path).json == first.json
+    other = sovrun(*base, "--input", "n=4", cwd=tmp_path)
+    assert (other.code, other.error["code"]) == (2, "idempotency_key_conflict")
+    assert len(sovrun("runs", "--store", store, "--json", cwd=tmp_path).json["runs"]) == 1

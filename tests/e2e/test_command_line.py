@@ -1,0 +1,100 @@
+"""What scripts may rely on: members of the JSON, exit codes, help, plain lines in a pipe."""
+
+from pathlib import Path
+
+import pytest
+
+from support.cli import ONE_FAILS, sovrun, write_dag
+
+RUN_MEMBERS = {
+    *("runId", "runToken", "dagVersion", "status", "reproducible", "outcomeHash", "chainHead", "replayToken"),
+    *("inputsHash", "outputsHash", "steps"),
+}
+STEP_MEMBERS = {"id", "state", "reason", "cause", "stepHash", "outputHash", "attempts"}
+EVENT_MEMBERS = {"runId", "sequence", "time", "actor", "type", "stepId", "data"}
+COMMANDS = [
+    "validate",
+    "plan",
+    "run",
+    "resume",
+    "runs",
+    "show",
+    "events",
+    "replay",
+    "import",
+    "doctor",
+    "bench",
+]
+
+
+def test_a_run_has_the_published_members(tmp_path: Path) -> None:
+    file = write_dag(tmp_path / "dag")
+    store = f"sqlite:{tmp_path / 'runs.db'}"
+    done = sovrun(
+        *("run", file, "--store", store, "--isolation", "in-process", "--note", "for the audit", "--json"),
+        cwd=tmp_path,
+    )
+    run = done.json
+    assert set(run) >= RUN_MEMBERS
+    assert [step["id"] for step in run["steps"]] == ["collect", "left", "right", "total"]
+    assert all(set(step) >= STEP_MEMBERS for step in run["steps"])
+    assert run["runId"] == run["runToken"][:32]
+    assert run["note"] == "for the audit"
+    assert sovrun("show", run["runId"], "--store", store, "--json", cwd=tmp_path).json == run
+    events = sovrun("events", run["runId"], "--store", store, "--json", cwd=tmp_path).lines()
+    assert all(set(event) >= EVENT_MEMBERS for event in events)
+    assert (events[0]["type"], events[-1]["type"]) == ("run.received", "run.completed")
+    assert events[-1]["data"]["outcomeHash"] == run["outcomeHash"]
+    listed = sovrun("runs", "--store", store, "--json", cwd=tmp_path).json["runs"]
+    assert [one["runId"] for one in listed] == [run["runId"]]
+
+
+def test_a_failed_run_exits_1_and_says_why(tmp_path: Path) -> None:
+    file = write_dag(tmp_path / "dag", ONE_FAILS)
+    done = sovrun("run", file, "--store", "memory:", "--isolation", "in-process", cwd=tmp_path)
+    assert done.code == 1
+    assert "this step always fails" in done.err
+    assert "step_raised" in done.err
+
+
+def test_a_pipe_gets_plain_lines(tmp_path: Path) -> None:
+    file = write_dag(tmp_path / "dag")
+    done = sovrun("run", file, "--store", "memory:", "--isolation", "in-process", cwd=tmp_path)
+    assert "step total completed" in done.err.splitlines()
+    assert "\x1b" not in done.out + done.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
+    done = sovrun(command, "--help", cwd=tmp_path)
+    assert done.code == 0
+    assert "Usage:" in done.out
+
+
+def test_a_wrong_option_exits_2(tmp_path: Path) -> None:
+    assert sovrun("run", "--no-such-option", cwd=tmp_path).code == 2
+    assert sovrun("no-such-command", cwd=tmp_path).code == 2
+
+
+def test_inputs_come_from_standard_input_and_files(tmp_path: Path) -> None:
+    file = write_dag(tmp_path / "dag")
+    base = ("run", file, "--store", "memory:", "--isolation", "in-process", "--json")
+    piped = sovrun(*base, "--inputs", "-", cwd=tmp_path, stdin=b'{"n": 4.0}')
+    (tmp_path / "inputs.json").write_text('{"n": 9}')
+    named = sovrun(*base, "--inputs", "inputs.json", "--input", "n=4", cwd=tmp_path)
+    assert piped.json["inputsHash"] == named.json["inputsHash"]
+    assert piped.json["outcomeHash"] == named.json["outcomeHash"]
+
+
+def test_doctor_says_what_the_machine_can_do(tmp_path: Path) -> None:
+    done = sovrun("doctor", "--store", f"sqlite:{tmp_path / 'runs.db'}", "--json", cwd=tmp_path)
+    assert done.code == 0, done.out
+    assert done.json["isolation"]["ok"] is True
+
+
+def test_bench_prints_the_raw_commit_beside_its_figure(tmp_path: Path) -> None:
+    done = sovrun("bench", "chain", "--repeats", 1, "--dir", tmp_path, "--json", cwd=tmp_path)
+    assert done.code == 0
+    assert done.json["msPerStep"]["median"] > 0
+    assert done.json["rawCommitMs"]["median"] > 0
+    assert done.json["ratioToRaw"]["median"] > 0

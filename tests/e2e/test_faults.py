@@ -1,0 +1,242 @@
+"""Whatever a step or a disk does: one clear error with a stable code, no hang, nothing lost, and the run can go on."""
+
+import os
+import shlex
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.cli import DIAMOND, PLUG, command, environment, sovrun, write_dag
+
+ONE = """
+apiVersion: sovrun/v1
+kind: Dag
+metadata: {{id: one}}
+steps:
+  - id: good
+    python: plug:good
+  - id: bad
+    python: {entry}
+    retry: {{maxAttempts: 2, base: 10ms, cap: 10ms}}
+    resources: {{wallSeconds: 2, log: 64Ki, output: 64Ki, memory: 512Mi}}
+  - id: after
+    python: plug:good
+    needs: [bad]
+"""
+BAD = """
+import os, sys, time
+
+def good():
+    return 1
+
+def raises():
+    raise ValueError("no such luck")
+
+def prints():
+    line = "x" * 1024 * 1024
+    for _ in range(1024):
+        print(line)
+
+def never_ends():
+    while True:
+        pass
+
+def not_json():
+    return {1, 2}
+
+def not_a_number():
+    return float("nan")
+
+def too_large():
+    return "x" * 1_000_000
+
+def exits():
+    os._exit(3)
+
+def hungry():
+    return len(bytearray(4 << 30))
+
+def daemon():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+    return 1
+"""
+
+
+def run_one(tmp_path: Path, entry: str, isolation: str = "sandbox") -> dict[str, Any]:
+    file = write_dag(tmp_path / "dag", ONE.format(entry=entry), BAD)
+    store = f"sqlite:{tmp_path / 'runs.db'}"
+    done = sovrun("run", file, "--store", store, "--isolation", isolation, "--json", cwd=tmp_path)
+    assert done.code == (0 if done.json["status"] == "completed" else 1)
+    again = sovrun("show", done.json["runId"], "--store", store, "--json", cwd=tmp_path)
+    assert again.json == done.json
+    return {step["id"]: step for step in done.json["steps"]} | {"run": done.json}
+
+
+@pytest.mark.parametrize(
+    ("entry", "failure", "cause"),
+    [
+        ("plug:raises", "step_raised", "work"),
+        ("plug:prints", "log_limit", "circumstance"),
+        ("plug:never_ends", "wall_limit", "circumstance"),
+        ("plug:not_json", "output_not_json", "work"),
+        ("plug:not_a_number", "output_not_json", "work"),
+        ("plug:too_large", "output_too_large", "circumstance"),
+        ("plug:missing", "step_not_found", "work"),
+        ("nowhere:f", "step_not_found", "work"),
+        ("plug:exits", "exit_nonzero", "work"),
+        ("plug:hungry", "memory_limit", "circumstance"),
+    ],
+)
+def test_a_bad_step_fails_by_name_and_the_rest_goes_on(
+    tmp_path: Path, entry: str, failure: str, cause: str
+) -> None:
+    found = run_one(tmp_path, entry)
+    bad = found["bad"]
+    assert (bad["state"], bad["failure"], bad["cause"]) == ("failed", failure, cause)
+    assert bad["error"]["message"]
+    assert found["good"]["state"] == "completed"
+    assert (found["after"]["state"], found["after"]["reason"]) == ("cancelled", "upstream_failed")
+    assert found["run"]["reproducible"] is (cause == "work")
+
+
+def test_a_daemon_dies_with_its_step(tmp_path: Path) -> None:
+    assert run_one(tmp_path, "plug:daemon")["run"]["status"] == "completed"
+    sleepers = subprocess.run(
+        ["pgrep", "-f", "plug:daemon"], capture_output=True, text=True, check=False
+    ).stdout
+    assert sleepers == ""
+
+
+@pytest.mark.parametrize(
+    ("entry", "failure"),
+    [
+        ("plug:raises", "step_raised"),
+        ("plug:prints", "log_limit"),
+        ("plug:never_ends", "wall_limit"),
+        ("plug:not_json", "output_not_json"),
+        ("plug:missing", "step_not_found"),
+    ],
+)
+def test_in_process_steps_fail_by_the_same_names(tmp_path: Path, entry: str, failure: str) -> None:
+    assert run_one(tmp_path, entry, "in-process")["bad"]["failure"] == failure
+
+
+def test_failed_attempts_are_recorded_with_what_is_left(tmp_path: Path) -> None:
+    found = run_one(tmp_path, "plug:raises")
+    assert found["bad"]["reason"] == "attempt_budget_exhausted"
+    store = f"sqlite:{tmp_path / 'runs.db'}"
+    events = sovrun("events", found["run"]["runId"], "--store", store, "--json", cwd=tmp_path).lines()
+    waits = [event["data"] for event in events if event["type"] == "step.awaiting_tool"]
+    assert [(w["decision"], w["attemptsLeft"], w["failuresLeft"]) for w in waits] == [
+        ("retry_scheduled", 1, 2)
+    ]
+
+
+def in_small_disk(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script as root of a namespace of its own, in which it may mount; everything mounted goes with it."""
+    return subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-euc", script],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(),
+        check=False,
+    )
+
+
+def test_a_full_disk_stops_the_run_with_a_clear_error_and_it_can_be_resumed(tmp_path: Path) -> None:
+    text = "apiVersion: sovrun/v1\nkind: Dag\nmetadata: {id: big}\nsteps:\n"
+    for number in range(60):
+        text += f'  - {{id: s{number:02}, python: "plug:big", with: {{number: {number}}}}}\n'
+    plug = "import random\ndef big(number):\n    return random.Random(number).randbytes(25_000).hex()\n"
+    file = write_dag(tmp_path / "dag", text, plug)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run = shlex.join(
+        command(
+            "run",
+            file,
+            "--store",
+            f"sqlite:{disk}/runs.db",
+            "--isolation",
+            "in-process",
+            "--idempotency-key",
+            "k",
+        )
+    )
+    calm = sovrun("run", file, "--store", "memory:", "--isolation", "in-process", "--json", cwd=tmp_path).json
+    done = in_small_disk(
+        f"""
+        mount -t tmpfs -o size=2m tmpfs {disk}
+        code=0; {run} 2>{tmp_path}/full.err || code=$?
+        echo "$code" > {tmp_path}/full.code
+        mount -o remount,size=64m {disk}
+        {run} --json > {tmp_path}/resumed.json
+        """,
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "full.code").read_text().strip() == "3"
+    error = (tmp_path / "full.err").read_text()
+    assert "store_unavailable" in error
+    assert "Traceback" not in error
+    assert calm["outcomeHash"] in (tmp_path / "resumed.json").read_text()
+
+
+def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
+    file = write_dag(tmp_path / "dag")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run = shlex.join(
+        command("run", file, "--store", f"sqlite:{disk}/runs.db", "--isolation", "in-process", "--json")
+    )
+    done = in_small_disk(f"mount -t tmpfs -o ro tmpfs {disk}; {run}", tmp_path)
+    assert done.returncode == 3
+    assert "store_unavailable" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_writer_gets_a_clear_error_and_a_reader_works(tmp_path: Path) -> None:
+    plug = "import pathlib, time\ndef good():\n    pathlib.Path('DIR/begun').touch()\n    time.sleep(60)\n"
+    text = (
+        "apiVersion: sovrun/v1\nkind: Dag\nmetadata: {id: long}\nsteps:\n  - {id: one, python: 'plug:good'}\n"
+    )
+    file = write_dag(tmp_path / "dag", text, plug.replace("DIR", str(tmp_path)))
+    store = f"sqlite:{tmp_path / 'runs.db'}"
+    owner = subprocess.Popen(
+        command("run", file, "--store", store, "--isolation", "in-process"),
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not (tmp_path / "begun").exists():
+            assert owner.poll() is None
+            time.sleep(0.01)
+        second = sovrun("run", file, "--store", store, "--isolation", "in-process", "--json", cwd=tmp_path)
+        assert (second.code, second.error["code"]) == (3, "store_owned")
+        assert str(owner.pid) in second.error["detail"]
+        assert (
+            sovrun("runs", "--store", store, "--json", cwd=tmp_path).json["runs"][0]["status"] == "executing"
+        )
+    finally:
+        owner.kill()
+        owner.wait()
+
+
+def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    other.write_bytes(os.urandom(4096))
+    file = write_dag(tmp_path / "dag", DIAMOND, PLUG)
+    for arguments in (("run", file, "--isolation", "in-process"), ("runs",)):
+        done = sovrun(*arguments, "--store", f"sqlite:{other}", "--json", cwd=tmp_path)
+        assert done.code == 3
+        assert done.error["code"] in ("store_version", "store_unavailable")

@@ -194,7 +194,9 @@ class _Composer:
             self._find("yaml_tag", message, event, spoilt=True)
 
     def _find(self, code: str, message: str, event: Event, *, spoilt: bool = False) -> None:
-        self.findings.append(Finding(code, message, self._path(), spoilt=spoilt, place=_place_of(event)))
+        within_refused = bool(self._stack) and self._stack[-1].ignored
+        if not within_refused or code == "too_deep":
+            self.findings.append(Finding(code, message, self._path(), spoilt=spoilt, place=_place_of(event)))
 
     def _path(self) -> Path:
         """Return the path of the value that comes next, or of the map whose key comes next."""

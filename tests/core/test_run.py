@@ -156,7 +156,7 @@ def require_decided_as_expected(world: World) -> None:
 @MANY
 @given(dags.dags(steps_max=8), st.integers(0, 2**32))
 def test_counters_decide_every_step_as_scanning_its_needs_would(spec: DagSpec, seed: int) -> None:
-    chance = random.Random(seed)  # noqa: S311 -- a schedule, not a secret; drawing every choice is ten times slower
+    chance = random.Random(seed)
     world = admitted(spec)
     require_decided_as_expected(world)
     while not world.over:

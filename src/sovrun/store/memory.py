@@ -154,20 +154,21 @@ class MemoryStore:
 
     async def commit(self, reports: Sequence[Report], *, worker: WorkerId, slots: int = 0) -> Committed:
         """See `Store.commit`."""
-        lost: list[Lease] = []
+        lost: list[int] = []
         ended: list[RunId] = []
-        by_run: dict[int, list[Report]] = {}
-        for report in reports:
-            by_run.setdefault(report.lease.run_key, []).append(report)
+        by_run: dict[int, list[int]] = {}
+        for number, report in enumerate(reports):
+            by_run.setdefault(report.lease.run_key, []).append(number)
         for key, of_run in by_run.items():
             kept = self._runs.get(key)
             if kept is None:
-                lost.extend(report.lease for report in of_run)
+                lost.extend(of_run)
                 continue
             write = Write(kept.plan, kept.head, self._clock.now_us())
-            for report in of_run:
+            for number in of_run:
+                report = reports[number]
                 if not _record(kept, write, report):
-                    lost.append(report.lease)
+                    lost.append(number)
                     continue
                 for payload in report.payloads:
                     self._keep_payload(kept.head.tenant, payload)
@@ -176,7 +177,8 @@ class MemoryStore:
                 ended.append(kept.head.id)
         leases = self._take(worker, slots)
         self._serve()
-        return Committed(tuple(lost), tuple(leases), tuple(ended))
+        refused = tuple(reports[number].lease for number in sorted(lost))
+        return Committed(refused, tuple(leases), tuple(ended))
 
     async def recover(self) -> int:
         """See `Store.recover`."""
@@ -361,6 +363,8 @@ def _record(kept: _Kept, write: Write, report: Report) -> bool:
     """Apply one report to `write`; False when its lease is lost."""
     lease = report.lease
     if lease.tenant != kept.head.tenant:
+        return False
+    if lease.position not in range(kept.plan.size):
         return False
     step = write.steps.get(lease.position, kept.steps[lease.position])
     try:

@@ -128,7 +128,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What became of a commit: refused reports, new leases, and runs that are terminal now."""
+    """What became of a commit: the leases of refused reports in their order, new leases, and runs that are terminal now."""
 
     lost: tuple[Lease, ...] = ()
     leases: tuple[Lease, ...] = ()

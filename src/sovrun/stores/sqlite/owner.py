@@ -257,7 +257,7 @@ class Owner:
         """Decide what follows from the moves so far; return the runs that are terminal now."""
         ended: list[Write] = []
         for key, write in batch.writes.items():
-            if key in batch.new:
+            if key in batch.new or not write.facts:
                 continue
             drive(write, lambda deltas, key=key: self._count_down(key, deltas))  # type: ignore[misc]
             if write.struck:
@@ -292,10 +292,7 @@ class Owner:
     def _stop(self, write: Write) -> None:
         """Cancel what has not started of a run that `failFast` ends."""
         key = write.run.key
-        stored = dict(self._steps_in(key, _UNSTARTED))
-        rest = {p: write.steps.get(p, step) for p, step in stored.items()} | dict.fromkeys(
-            write.ready, QUEUED
-        )
+        rest = dict(self._steps_in(key, _UNSTARTED)) | write.steps
         unstarted = [(p, step) for p, step in sorted(rest.items()) if step.state in _UNSTARTED]
         write.stop(unstarted, Reason.FAIL_FAST, ENGINE)
         tenant, priority = write.run.tenant, write.run.priority
@@ -310,7 +307,7 @@ class Owner:
         self, batch: _Batch, requests: Sequence[Request], answers: list[Answer], ended: list[RunId]
     ) -> list[Answer]:
         """Give leases to commits and claims in order, and put what is left of the ready steps into the queue."""
-        self._release_due(batch.now_us)
+        self._release_due(batch)
         fresh: dict[Tenant, list[Place]] = {}
         for write in batch.writes.values():
             if write.ready and not write.stopping:
@@ -333,11 +330,15 @@ class Owner:
                 self._backlog[tenant] = self._backlog.get(tenant, 0) + len(places)
         return answers
 
-    def _release_due(self, now_us: int) -> None:
+    def _release_due(self, batch: _Batch) -> None:
         """Put waits that are over into the queue, at their unchanged places."""
+        now_us = batch.now_us
         if self._next_due is None or self._next_due > now_us:
             return
         for place in self._connection.execute(rows.SELECT_DUE, (now_us,)).fetchall():
+            write = batch.writes.get(place[2])
+            if write is not None and place[3] in write.steps:
+                continue  # it waits no more: this batch has moved it, which the file does not say yet
             cursor = self._connection.execute(rows.INSERT_QUEUE, place)
             tenant = Tenant(place[0])
             self._backlog[tenant] = self._backlog.get(tenant, 0) + cursor.rowcount

@@ -23,7 +23,8 @@ run: setup sandbox ## run the example: evidence about this Python environment, i
 	@$(BIN)/sovrun run examples/evidence/dag.yaml \
 		--input-file environment="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		--store sqlite:$(STORE) --save $(REPORT)
-	@echo "The report:      $(CURDIR)/$(REPORT)/report/report.html"
+	@echo "The report is $(CURDIR)/$(REPORT)/report/report.html"
+	@echo "For sovrun as a command, as printed above: . $(BIN)/activate"
 
 test: lint sandbox ## check everything: formatting, types, layers, tests
 	@$(BIN)/pytest -n auto

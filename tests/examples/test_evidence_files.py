@@ -10,7 +10,8 @@ import pytest
 from evidence.record import inside, parse_record
 from evidence.tree import shown, tree_of
 from evidence.verify import verify_shard
-from evidence_environment import Environment, record_hash
+
+from support.environments import Environment, record_hash
 
 
 def checked(environment: Environment, shards: int = 1) -> list[dict[str, Any]]:

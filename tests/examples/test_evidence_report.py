@@ -17,7 +17,8 @@ from evidence.report import json_bytes, report_of
 from evidence.sbom import sbom_of
 from evidence.tree import tree_of
 from evidence.verify import verify_shard
-from evidence_environment import Environment
+
+from support.environments import Environment
 
 TREE = "5d" * 32
 DIGESTS = {"report.json": "1a" * 32, "sbom.cdx.json": "2b" * 32}

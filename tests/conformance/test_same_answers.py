@@ -142,7 +142,7 @@ async def play(folder: Path, other: str, specs: Sequence[DagSpec], seed: int, le
 
 
 @pytest.mark.parametrize("other", OTHERS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     specs=st.lists(dags.dags(steps_max=6), min_size=1, max_size=2),
     seed=st.integers(0, 2**32),

@@ -79,6 +79,7 @@ class MemoryStore:
         self._due: list[tuple[int, int, int]] = []
         self._served = Tenant("")
         self._waiters: list[_Waiter] = []
+        self._alarm: asyncio.TimerHandle | None = None
 
     # --- writes -----------------------------------------------------------------------------------------------------
 
@@ -146,11 +147,13 @@ class MemoryStore:
             return leases
         waiter = _Waiter(worker, slots, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
-        await asyncio.wait([waiter.answer], timeout=self._until_due(patience_us) / 1e6)
-        if waiter.answer.done():
-            return waiter.answer.result()
-        self._waiters.remove(waiter)
-        return self._take(worker, slots)
+        self._set_alarm()
+        try:
+            await asyncio.wait([waiter.answer], timeout=patience_us / 1e6)
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+        return waiter.answer.result() if waiter.answer.done() else []
 
     async def commit(self, reports: Sequence[Report], *, worker: WorkerId, slots: int = 0) -> Committed:
         """See `Store.commit`."""
@@ -265,10 +268,14 @@ class MemoryStore:
                 queue = self._queue.setdefault(kept.head.tenant, [])
                 heapq.heappush(queue, (kept.head.priority, key, position))
 
-    def _until_due(self, patience_us: int) -> int:
-        if not self._due:
-            return patience_us
-        return max(0, min(patience_us, self._due[0][0] - self._clock.now_us()))
+    def _set_alarm(self) -> None:
+        """Wake up when the next wait ends, for the claims that wait."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._waiters and self._due:
+            delay_us = max(0, self._due[0][0] - self._clock.now_us())
+            self._alarm = asyncio.get_running_loop().call_later(delay_us / 1e6, self._serve)
 
     def _serve(self) -> None:
         """Answer waiting claims with what has become ready."""
@@ -276,9 +283,10 @@ class MemoryStore:
             waiter = self._waiters[0]
             leases = self._take(waiter.worker, waiter.slots)
             if not leases:
-                return
+                break
             self._waiters.pop(0)
             waiter.answer.set_result(leases)
+        self._set_alarm()
 
     def _keep_payload(self, tenant: Tenant, payload: Payload | None) -> None:
         if payload is not None and payload.body is not None:
@@ -341,6 +349,7 @@ class MemoryStore:
         for waiter in self._waiters:
             waiter.answer.set_result(())
         self._waiters.clear()
+        self._set_alarm()
 
     def _of(self, tenant: Tenant, run: RunId) -> _Kept:
         key = self._by_id.get((tenant, run))

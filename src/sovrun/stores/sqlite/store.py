@@ -92,11 +92,12 @@ class SqliteStore(SqliteReader):
         parked = _Parked(claim, asyncio.get_running_loop().create_future())
         self._parked.append(parked)
         self._set_alarm()
-        await asyncio.wait([parked.answer], timeout=patience_us / 1e6)
-        if parked.answer.done():
-            return parked.answer.result()
-        self._parked.remove(parked)
-        return []
+        try:
+            await asyncio.wait([parked.answer], timeout=patience_us / 1e6)
+        finally:
+            if parked in self._parked:
+                self._parked.remove(parked)
+        return parked.answer.result() if parked.answer.done() else []
 
     def _ask(self, request: Request) -> asyncio.Future[Any]:
         """Put a request into the next commit and return the future of its answer."""
@@ -112,7 +113,8 @@ class SqliteStore(SqliteReader):
 
     def _commit(self) -> None:
         """Carry out all that came in, and offer what became ready to the claims that wait."""
-        asked, self._requests = self._requests, []
+        asked = [(request, answer) for request, answer in map(_still_wanted, self._requests) if request]
+        self._requests = []
         parked, self._parked = self._parked, []
         if self._closed or not (asked or parked):
             return
@@ -170,6 +172,19 @@ class SqliteStore(SqliteReader):
         await super().close()
         self._writing.close()
         self._lock.release()
+
+
+def _still_wanted(
+    asked: tuple[Request, asyncio.Future[Any]],
+) -> tuple[Request | None, asyncio.Future[Any]]:
+    """Return what is left of a request: a caller who went away is given no leases, for nobody would use them."""
+    request, answer = asked
+    if answer.cancelled():
+        if isinstance(request, Claim):
+            return None, answer
+        if isinstance(request, Commit):
+            return Commit(request.reports, request.worker, slots=0), answer
+    return request, answer
 
 
 def _resolve(future: asyncio.Future[Any], answer: Answer) -> None:

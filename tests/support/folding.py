@@ -106,3 +106,12 @@ async def require_told_by_history(store: Reads, spec: DagSpec, run: RunId, tenan
     assert tuple(record.head.counts) == tuple(map(states.count, names))
     ends = [event for event in events if event.type in ("run.completed", "run.failed", "run.cancelled")]
     assert [json.loads(end.data)["outcomeHash"] for end in ends] == ([record.head.outcome] if ends else [])
+
+
+async def ways(store: Reads, spec: DagSpec, run: RunId, tenant: Tenant) -> dict[str, str]:
+    """Return of each step its reason, or its state where it has none; and check the history on the way."""
+    await require_told_by_history(store, spec, run, tenant)
+    steps = await store.steps(tenant, run)
+    return {
+        declared.id: str(step.reason or step.state) for declared, step in zip(spec.steps, steps, strict=True)
+    }

@@ -13,6 +13,7 @@ from sovrun.core.spec.normal import normal_form
 from sovrun.core.step import Complete, Fail
 from sovrun.store.protocol import (
     PRIORITY_DEFAULT,
+    Committed,
     Lease,
     Payload,
     Registration,
@@ -126,3 +127,8 @@ async def drained(store: Store, worker: WorkerId = WORKER, *, slots: int = 4) ->
         reports = [done(lease) for lease in leases]
         leases = list((await store.commit(reports, worker=worker, slots=slots)).leases)
     return seen
+
+
+async def commit(store: Store, *reports: Report, slots: int = 0) -> Committed:
+    """Send reports as the usual worker."""
+    return await store.commit(reports, worker=WORKER, slots=slots)

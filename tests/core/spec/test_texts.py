@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -322,3 +324,59 @@ def test_what_is_not_strict_in_json_is_told_together_with_the_rest() -> None:
 
 def test_a_text_after_blank_lines_may_be_json() -> None:
     assert survives(b"\n \t\r\n" + (JSON_HEAD % "").encode())
+
+
+# --- values where nobody expects them -------------------------------------------------------------------------------
+
+WHOLE: dict[str, Any] = {
+    "apiVersion": "sovrun/v1", "kind": "Dag",
+    "metadata": {"id": "d", "description": "x", "labels": {"a": "b"}},
+    "inputs": {"type": "object", "properties": {"day": {"type": "string"}}, "required": ["day"]},
+    "failFast": True, "code": ["lib"], "sourceDateEpoch": {"from": "inputs.day"},
+    "steps": [
+        {"id": "a", "python": "m:f", "with": {"day": {"from": "inputs.day"}, "l": [{"literal": 1}]}, "select": ["c"],
+         "outputs": {"type": "object", "properties": {"x": {"type": "array", "items": {"type": "number"}}}}},
+        {"id": "b", "argv": ["bin/x", "1"], "needs": ["a"], "join": "any", "retry": {"base": "1s", "retryOn": ["E"]}},
+        {"id": "c", "confirm": {"show": {"from": "steps.a.x.0"}}, "needs": ["a", "b"], "resources": {"memory": "1Mi", "files": 3}},
+    ],
+}  # fmt: skip
+ODD: list[Any] = [
+    None, True, 0, -1, 1.5, 1e20, 2**53 - 1, "", "a", "steps.b", "a/b", "1s", [], [[]], ["a"], [3], {}, {"from": 3},
+    {"from": "steps.c"}, {"id": "a"}, {"type": 3}, {"$ref": "#"}, {"": {}}, {"literal": {"from": 1}}, "\n", "é\u2028",
+]  # fmt: skip
+
+
+def spots(value: Any) -> list[tuple[Any, Any]]:
+    """Return every place within a value, as its container and its key there."""
+    if not isinstance(value, dict | list):
+        return []
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    return [(value, key) for key in keys] + [spot for key in keys for spot in spots(value[key])]
+
+
+def test_any_value_anywhere_gives_a_dag_or_mistakes_and_yaml_and_json_agree() -> None:
+    rng = random.Random(3)
+    outcomes = set()
+    for _ in range(1_500):
+        document = copy.deepcopy(WHOLE)
+        for _ in range(rng.randrange(1, 4)):
+            container, key = rng.choice(spots(document))
+            if rng.random() < 0.2:
+                del container[key]
+            elif isinstance(container, dict) and rng.random() < 0.3:
+                container[rng.choice(["from", "literal", "type", "id", "x y", "$ref"])] = rng.choice(ODD)
+            else:
+                container[key] = copy.deepcopy(rng.choice(ODD))
+        text = json.dumps(document)
+        codes = [found_in(text), found_in("---\n" + text)]
+        assert codes[0] == codes[1], text
+        outcomes.add(not codes[0])
+    assert outcomes == {True, False}
+
+
+def found_in(text: str) -> list[tuple[str, tuple[str, ...]]]:
+    try:
+        parse_dag(text.encode(), name="d")
+    except InvalidSpec as error:
+        return sorted((mistake.code, tuple(map(str, mistake.path))) for mistake in error.mistakes)
+    return []

@@ -127,6 +127,7 @@ def _choices(graph: Graph, suggester: Suggester) -> Iterator[Finding]:
     for place, step in enumerate(graph.steps):
         if not isinstance(step, dict) or not isinstance(step.get("select"), list):
             continue
+        chooser = _name_of(step)
         chosen: set[str] = set()
         for at, choice in enumerate(step["select"]):
             path = ("steps", place, "select", at)
@@ -143,7 +144,7 @@ def _choices(graph: Graph, suggester: Suggester) -> Iterator[Finding]:
                 continue
             if name not in need_sets:
                 need_sets[name] = frozenset(graph.needs[name])
-            if step.get("id") not in need_sets[name]:
+            if chooser is not None and chooser not in need_sets[name]:
                 message = f"{quoted(choice)} does not need this step, so this step cannot choose it"
-                hint = f"add {quoted(step.get('id'))} to the needs of {quoted(choice)}"
+                hint = f"add {quoted(chooser)} to the needs of {quoted(choice)}"
                 yield Finding("not_dependent", message, path, hint)

@@ -30,6 +30,10 @@ class Kind(StrEnum):
     COMMAND = "command"
 
 
+WORKER_KINDS: Final = frozenset({Kind.PYTHON, Kind.ARGV})
+"""Kinds of steps that a worker executes, and a replay executes again; the others walk the table in the engine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """The value a `{from: ...}` stands for: the run's inputs (`step` None) or a step's output, then fields of it."""
@@ -99,21 +103,56 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolWait:
+    """A `tool` step: an outside tool must answer.
+
+    Args:
+        name: of the tool, shown to who answers.
+        deadline_us: how long the answer may take from the moment the step begins to wait; None means for ever.
+    """
+
+    name: str
+    deadline_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """A `confirm` step: an allowed person must approve or reject exactly what is shown.
+
+    Args:
+        role, actor: who is allowed; both None means anyone who may approve at all.
+        show: what is shown; the approval binds to the digest of its value.
+        expires_us: how long the decision may take from the moment the step begins to wait; None means for ever.
+        on_expiry: what no decision in time amounts to: `reject` or `fail`.
+        bar_requester: who asked for the run may not decide.
+    """
+
+    role: str | None = None
+    actor: str | None = None
+    show: Template = None
+    expires_us: int | None = None
+    on_expiry: str = "fail"
+    bar_requester: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StepSpec:
     """One step.
 
     Args:
-        entry: `module:function` for `python`, the program and its arguments for `argv`, the declaration for the rest.
+        entry: `module:function` for `python`, the program and its arguments for `argv`, `ToolWait`, `Confirmation`, or
+            the declaration of a `command`.
         needs: ids of direct predecessors in code point order.
         arguments: what the step is given, by name; references not yet resolved.
         outputs: JSON Schema of the output, when declared.
         select: ids of the optional dependents among which the step's output chooses.
         join_any: the step goes on when at least one need was selected.
+        timeout_us: how long the step may take over all attempts and waits, from when it is ready; None means for ever.
     """
 
     id: StepId
     kind: Kind
-    entry: str | tuple[str, ...] | Mapping[str, Any]
+    entry: str | tuple[str, ...] | ToolWait | Confirmation | Mapping[str, Any]
     needs: tuple[StepId, ...] = ()
     arguments: Mapping[str, Template] = field(default_factory=dict)
     outputs: Mapping[str, Any] | None = None
@@ -122,6 +161,7 @@ class StepSpec:
     select: tuple[StepId, ...] = ()
     join_any: bool = False
     description: str | None = None
+    timeout_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +172,8 @@ class DagSpec:
         inputs: JSON Schema (2020-12) of the run's inputs; an object.
         steps: in plan order.
         fail_fast: the first failed step cancels what has not started.
+        failure_budget: failures reported by all steps together after which nothing is tried again; None means no bound.
+        timeout_us: how long a run may take from its submission; None means for ever.
         code: paths below the DAG's directory that hold its code; None means all of it.
         epoch: SOURCE_DATE_EPOCH of every step: an instant in seconds, or the input it is taken from.
     """
@@ -144,3 +186,5 @@ class DagSpec:
     fail_fast: bool = False
     code: tuple[str, ...] | None = None
     epoch: int | Reference = 315_532_800
+    failure_budget: int | None = None
+    timeout_us: int | None = None

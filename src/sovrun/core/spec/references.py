@@ -262,8 +262,8 @@ def lacking_field(schema: Any, path: tuple[str, ...]) -> Lack | None:
 
 def _field(schema: Mapping[str, Any], name: str) -> Schema | tuple[str, ...]:
     """Return the schema of one field, or the names of those there are when it is not one of them."""
-    types = schema.get("type", ("object", "array"))
-    allowed = (types,) if isinstance(types, str) else types
+    types = schema.get("type")
+    allowed = [types] if isinstance(types, str) else types if isinstance(types, list) else ["object", "array"]
     properties = schema.get("properties")
     known = tuple(properties) if isinstance(properties, Mapping) else ()
     if "object" in allowed:

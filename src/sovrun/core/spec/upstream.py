@@ -27,7 +27,7 @@ def not_upstream(pairs: Collection[tuple[int, int]], needs: Sequence[Sequence[in
     refused: set[tuple[int, int]] = set()
     undecided: dict[int, list[int]] = {}
     for step, target in pairs:
-        found = _search(step, target, needs)
+        found = _search(step, target, needs) if target < step else False
         if found is None:
             undecided.setdefault(target, []).append(step)
         elif not found:
@@ -74,5 +74,5 @@ def _sweep(
         (step, target)
         for target in batch
         for step in asked[target]
-        if step < target or not reached.get(step, 0) & bits[target]
+        if not reached.get(step, 0) & bits[target]
     }

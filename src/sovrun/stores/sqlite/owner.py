@@ -103,11 +103,11 @@ class Owner:
 
     def _look_again(self) -> None:
         """Drop what is remembered and read again what must be known."""
-        self._stale = False
         self._hot.clear()
         self._last_key = rows.one(self._connection, rows.SELECT_LAST_KEY)
         self._backlog = {Tenant(t): n for t, n in self._connection.execute(rows.COUNT_QUEUE)}
         self._next_due = rows.one(self._connection, rows.SELECT_NEXT_DUE, -1)
+        self._stale = False
 
     @property
     def next_due_us(self) -> int | None:
@@ -161,12 +161,12 @@ class Owner:
 
     def _register(self, batch: _Batch, registration: Registration) -> bool:
         r = registration
-        values = (r.tenant, r.dag, r.version, r.code, r.normal, r.source, r.actor, batch.now_us)
-        row = self._connection.execute(rows.INSERT_DAG, values).fetchone()
-        if row is None:
+        if self._connection.execute(rows.SELECT_DAG_KEY, (r.tenant, r.version)).fetchone() is not None:
             return False
-        plan = plan_of(spec_from_normal(decode(r.normal)))
-        needs = ((row[0], position, len(of_step)) for position, of_step in enumerate(plan.needs))
+        plan = plan_of(spec_from_normal(decode(r.normal)))  # before the first write: it may refuse
+        values = (r.tenant, r.dag, r.version, r.code, r.normal, r.source, r.actor, batch.now_us)
+        dag = self._connection.execute(rows.INSERT_DAG, values).fetchone()[0]
+        needs = ((dag, position, len(of_step)) for position, of_step in enumerate(plan.needs))
         self._connection.executemany(rows.INSERT_DAG_STEP, needs)
         return True
 
@@ -244,7 +244,10 @@ class Owner:
         taken = 0
         for (key,) in self._connection.execute(rows.SELECT_UNFINISHED).fetchall():
             write = self._write(batch, key)
-            for position, step in self._steps_in(key, ["executing"]):
+            for position, stored in self._steps_in(key, ["executing"]):
+                step = write.steps.get(position, stored)
+                if step.state is not State.EXECUTING:
+                    continue  # reported in this batch, which the file does not say yet
                 write.move(position, step, LoseLease(), ENGINE)
                 taken += 1
             if not write.facts:

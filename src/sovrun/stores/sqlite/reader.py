@@ -5,10 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sovrun.core.canonical import canonical
-from sovrun.core.errors import NotFound
+from sovrun.core.errors import NotFound, StoreUnavailable
 from sovrun.core.events import Event
 from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant
 from sovrun.core.step import Step
@@ -30,22 +30,35 @@ class SqliteReader:
         """Open a store's file for reading only. Raises: StoreUnavailable, StoreVersion."""
         return cls(connect_reader(path))
 
+    def _read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a statement. Raises: StoreUnavailable."""
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreUnavailable(
+                f"the store cannot be read: {error}", hint="check the file and its disk"
+            ) from error
+
+    def _first(self, statement: str, values: Sequence[Any]) -> tuple[Any, ...] | None:
+        found = self._read(statement, values)
+        return found[0] if found else None
+
     async def dag(self, tenant: Tenant, version: Digest) -> DagRecord:
         """See `Store.dag`."""
-        row = self._connection.execute(rows.SELECT_DAG, (tenant, version)).fetchone()
+        row = self._first(rows.SELECT_DAG, (tenant, version))
         if row is None:
             raise NotFound(f"no DAG version {version} for tenant {tenant}")
         return rows.dag_of(row)
 
     async def payload(self, tenant: Tenant, digest: Digest) -> bytes | None:
         """See `Store.payload`."""
-        row = self._connection.execute(rows.SELECT_PAYLOAD, (tenant, digest)).fetchone()
+        row = self._first(rows.SELECT_PAYLOAD, (tenant, digest))
         return None if row is None else row[0]
 
     async def outputs(self, lease: Lease, positions: Sequence[int]) -> Mapping[int, Payload | None]:
         """See `Store.outputs`."""
         wanted = canonical(list(positions)).decode()
-        found = self._connection.execute(rows.SELECT_OUTPUTS, (lease.tenant, lease.run_key, wanted))
+        found = self._read(rows.SELECT_OUTPUTS, (lease.tenant, lease.run_key, wanted))
         return {
             position: None if output is None else Payload(Digest(output), body)
             for position, output, body in found
@@ -53,27 +66,24 @@ class SqliteReader:
 
     async def run(self, tenant: Tenant, run: RunId) -> RunRecord:
         """See `Store.run`."""
-        row = self._connection.execute(rows.SELECT_RUN_BY_ID, (tenant, run)).fetchone()
+        row = self._first(rows.SELECT_RUN_BY_ID, (tenant, run))
         if row is None:
             raise NotFound(f"no run {run} for tenant {tenant}", hint="`sovrun runs` lists them")
         return rows.record_of(row)
 
     async def runs(self, tenant: Tenant, *, limit: int, before: int | None = None) -> Sequence[RunRecord]:
         """See `Store.runs`."""
-        found = self._connection.execute(rows.SELECT_RUNS, (tenant, before or _ANY_KEY, limit))
+        found = self._read(rows.SELECT_RUNS, (tenant, _ANY_KEY if before is None else before, limit))
         return [rows.record_of(row) for row in found]
 
     async def unfinished(self) -> Sequence[tuple[Tenant, RunId]]:
         """See `Store.unfinished`."""
-        return [
-            (Tenant(tenant), RunId(run))
-            for tenant, run in self._connection.execute(rows.SELECT_UNFINISHED_RUNS)
-        ]
+        return [(Tenant(tenant), RunId(run)) for tenant, run in self._read(rows.SELECT_UNFINISHED_RUNS)]
 
     async def steps(self, tenant: Tenant, run: RunId) -> Sequence[Step]:
         """See `Store.steps`."""
         key = (await self.run(tenant, run)).head.key
-        return [rows.step_of(row) for row in self._connection.execute(rows.SELECT_STEPS, (key,))]
+        return [rows.step_of(row) for row in self._read(rows.SELECT_STEPS, (key,))]
 
     async def events(
         self, tenant: Tenant, run: RunId, *, after: int = 0, limit: int = 10_000
@@ -91,7 +101,7 @@ class SqliteReader:
                 None if step is None else StepId(step),
                 data,
             )
-            for sequence, time_us, actor, type_, step, data in self._connection.execute(
+            for sequence, time_us, actor, type_, step, data in self._read(
                 rows.SELECT_EVENTS, (key, after, limit)
             )
         ]

@@ -12,13 +12,16 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from sovrun.core.errors import StoreOwned, StoreUnavailable, StoreVersion
+from sovrun.core.errors import SovrunError, StoreOwned, StoreUnavailable, StoreVersion
 
 HEAD: Final = "0001"
 """The newest version of the schema that this program knows."""
 
 APPLICATION_ID: Final = 0x534F5652
 """Marks a file as a Sovrun store ("SOVR")."""
+
+
+_CANNOT_MAKE_FILES: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 
 
 class OwnerLock:
@@ -29,7 +32,7 @@ class OwnerLock:
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _unavailable(path, error) from error
+            raise _refusal(path, error) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -50,26 +53,39 @@ class OwnerLock:
 
 def connect_owner(path: Path) -> sqlite3.Connection:
     """Return the one writing connection; the caller holds the lock. Raises: StoreUnavailable, StoreVersion."""
-    new = not path.exists() or path.stat().st_size == 0
     try:
+        new = not path.exists() or path.stat().st_size == 0
         connection = sqlite3.connect(path, isolation_level=None, cached_statements=256)
+    except (OSError, sqlite3.Error) as error:
+        raise _refusal(path, error) from error
+    try:
+        connection.execute("PRAGMA busy_timeout = 5000")
         if new:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute("PRAGMA busy_timeout = 5000")
-        connection.execute("PRAGMA journal_mode = WAL")
+        version = _version(
+            connection, path
+        )  # before anything is changed in a file that may be someone else's
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise StoreUnavailable(
+                f"{path} cannot be written beside readers: its journal mode stays {mode!r}",
+                hint="put the store on a local file system",
+            )
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(
-            "PRAGMA foreign_keys = OFF"
-        )  # one owner writes; the conformance suite holds the relations
+        # Foreign keys are not checked: one owner writes, and the conformance suite holds the relations.
+        connection.execute("PRAGMA foreign_keys = OFF")
         connection.execute("PRAGMA cache_size = -65536")
-        version = _version(connection, path)
+        if version == HEAD:
+            return connection
     except sqlite3.Error as error:
-        raise _unavailable(path, error) from error
-    if version != HEAD:
         connection.close()
-        upgrade(path)
-        return connect_owner(path)
-    return connection
+        raise _refusal(path, error) from error
+    except SovrunError:
+        connection.close()
+        raise
+    connection.close()
+    upgrade(path)
+    return connect_owner(path)
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -77,18 +93,37 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     if not path.exists():
         raise StoreUnavailable(f"there is no store at {path}", hint="`sovrun run` makes one")
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            return _checked_reader(path, "mode=ro")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _CANNOT_MAKE_FILES or _has_log(path):
+                raise
+            # Reading in WAL mode makes files beside the store, which a read-only disk does not allow. Where there is
+            # no log, nobody owns the store and all of it is in the one file.
+            return _checked_reader(path, "mode=ro&immutable=1")
+    except sqlite3.Error as error:
+        raise _refusal(path, error) from error
+
+
+def _has_log(path: Path) -> bool:
+    log = path.with_name(path.name + "-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def _checked_reader(path: Path, query: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{query}", uri=True, isolation_level=None)
+    try:
         connection.execute("PRAGMA busy_timeout = 5000")
         version = _version(connection, path)
-    except sqlite3.Error as error:
-        raise _unavailable(path, error) from error
-    if version != HEAD:
-        connection.close()
+        if version == HEAD:
+            return connection
         raise StoreVersion(
             f"{path} has schema {version or 'none'}, this program reads {HEAD}",
             hint="a command that writes (`sovrun run`, `sovrun resume`) upgrades it",
         )
-    return connection
+    except (sqlite3.Error, SovrunError):
+        connection.close()
+        raise
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> str | None:
@@ -134,10 +169,12 @@ def upgrade(path: Path, revision: str = HEAD) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
     except sqlalchemy.exc.SQLAlchemyError as error:
-        raise _unavailable(path, error) from error
+        raise _refusal(path, error) from error
     finally:
         engine.dispose()
 
 
-def _unavailable(path: Path, error: Exception) -> StoreUnavailable:
+def _refusal(path: Path, error: Exception) -> SovrunError:
+    if isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+        return StoreVersion(f"{path} is not a Sovrun store", hint="name another file")
     return StoreUnavailable(f"{path}: {error}", hint="check the path, its permissions and the free space")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
+from sovrun.core.errors import IdempotencyKeyConflict, NotFound
 from sovrun.core.ids import RunId, Tenant
 from sovrun.core.lifecycle import State
 from sovrun.core.spec.model import Retry
 from sovrun.store.protocol import Lease, Store
 from support import dags
 from support.clock import SetClock
+from support.folding import require_told_by_history, ways
 from support.requests import (
     OTHER,
     TENANT,
@@ -237,3 +240,59 @@ async def test_each_ended_run_is_told_once(store: Store) -> None:
     leases = await store.claim(WORKER, 5)
     answers = await asyncio.gather(*(store.commit([done(lease)], worker=WORKER) for lease in leases))
     assert sorted(run for answer in answers for run in answer.ended) == sorted(runs)
+
+
+async def test_recovery_beside_a_report_takes_back_only_what_still_runs(store: Store) -> None:
+    spec = dags.shaped(dags.APART, retry=Retry())
+    run = await submitted(store, spec)
+    leases = await store.claim(WORKER, 2)
+    committed, taken = await asyncio.gather(store.commit([done(leases[0])], worker=WORKER), store.recover())
+    assert (committed.lost, taken) == ((), 1)
+    assert await ways(store, spec, run, TENANT) == {"a": "completed", "b": "lease_expired", "c": "queued"}
+    taken, committed = await asyncio.gather(store.recover(), store.commit([done(leases[1])], worker=WORKER))
+    assert (committed.lost, taken) == ((leases[1],), 0)
+
+
+async def test_a_submission_and_a_claim_at_once_meet(store: Store) -> None:
+    await store.register(registration(APART))
+    requests = [submission(APART, str(number)) for number in range(3)]
+    *answers, leases, more = await asyncio.gather(
+        *map(store.submit, requests), store.claim(WORKER, 4), store.claim(OTHER, 9)
+    )
+    assert [answer.run for answer in answers] == [request.id for request in requests]
+    assert [(lease.run, lease.position) for lease in (*leases, *more)] == [
+        (request.id, position) for request in requests for position in range(3)
+    ]
+    for request in requests:
+        await require_told_by_history(store, APART, request.id, TENANT)
+
+
+async def test_the_same_submission_at_once_makes_one_run(store: Store) -> None:
+    await store.register(registration(SINGLE))
+    for request in (
+        submission(SINGLE, "1", caller_key="k"),
+        replace(submission(SINGLE, "2"), key='{"n":1,"rerun":"0"}'),
+    ):
+        answers = await asyncio.gather(*(store.submit(request) for _ in range(3)))
+        assert [answer.created for answer in answers] == [True, False, False]
+        assert {answer.run for answer in answers} == {request.id}
+    conflicting = [submission(SINGLE, str(n), caller_key="other", inputs={"n": n}) for n in (1, 2)]
+    first, second = await asyncio.gather(*map(store.submit, conflicting), return_exceptions=True)
+    assert first == (conflicting[0].id, True)
+    assert isinstance(second, IdempotencyKeyConflict)
+    assert len(await store.runs(TENANT, limit=10)) == 3
+
+
+async def test_what_is_refused_harms_nothing_that_came_with_it(store: Store) -> None:
+    await store.register(registration(SINGLE))
+    unknown = submission(APART, "1")
+    refused, made, leases = await asyncio.gather(
+        store.submit(unknown),
+        store.submit(submission(SINGLE, "1")),
+        store.claim(WORKER, 9),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, NotFound)
+    assert not isinstance(made, BaseException)
+    assert not isinstance(leases, BaseException)
+    assert [lease.run for lease in leases] == [made.run]

@@ -13,10 +13,13 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import ContextVar, Token
-from hashlib import sha256
 from itertools import count
-from pathlib import Path
-from typing import Any, Final
+
+TYPE_CHECKING = False  # importing what follows would slow the start of every step
+if TYPE_CHECKING:
+    import hashlib
+    from pathlib import Path
+    from typing import Any, Final
 
 MADE: Final = ".sovrun/made"
 """Where kept files lie below the work directory, each named by its digest."""
@@ -34,7 +37,7 @@ class StepContext:
 
     __slots__ = ("files", "work")
 
-    def __init__(self, files: Mapping[Any, Path], work: Path | None = None) -> None:
+    def __init__(self, files: Mapping[Any, str | os.PathLike[str]], work: str | None = None) -> None:
         self.files = files
         self.work = work
 
@@ -43,8 +46,8 @@ class StepContext:
         if self.work is None:
             from tempfile import mkdtemp  # noqa: PLC0415 -- most steps never ask, and it costs milliseconds
 
-            self.work = Path(mkdtemp(prefix="sovrun-step-"))
-        return self.work
+            self.work = mkdtemp(prefix="sovrun-step-")
+        return _path(self.work)
 
 
 _context: Final[ContextVar[StepContext | None]] = ContextVar("sovrun_step", default=None)
@@ -97,7 +100,7 @@ def path_of(value: Any) -> Path:
     path = current().files.get(digest)
     if path is None:
         raise LookupError(f"the file {digest[:12]}... was not given to this step; pass it in `with`")
-    return path
+    return _path(path)
 
 
 def keep_file(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -106,7 +109,7 @@ def keep_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns: `{"$file": sha256, "size": bytes}`.
     Raises: ValueError when `path` is not a regular file (a link is not followed), OSError when it cannot be read.
     """
-    digest, size = _keep(Path(path))
+    digest, size = _keep(_path(path))
     return {"$file": digest, "size": size}
 
 
@@ -117,7 +120,7 @@ def keep_tree(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns: `{"$tree": sha256}`, the digest of the list of its files.
     Raises: ValueError for anything that is neither a file nor a directory, and for names that are not UTF-8.
     """
-    root = Path(path)
+    root = _path(path)
     entries: list[tuple[str, bool, str, int]] = []
     pending = [(root, "")]
     while pending:
@@ -126,12 +129,12 @@ def keep_tree(path: str | os.PathLike[str]) -> dict[str, Any]:
             for entry in found:
                 name = prefix + _text(entry.name)
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append((Path(entry.path), name + "/"))
+                    pending.append((_path(entry.path), name + "/"))
                     continue
                 executable = bool(entry.stat(follow_symlinks=False).st_mode & 0o100)
-                entries.append((name, executable, *_keep(Path(entry.path))))
+                entries.append((name, executable, *_keep(_path(entry.path))))
     manifest = tree_manifest(entries)
-    digest = sha256(manifest).hexdigest()
+    digest = _hash(manifest).hexdigest()
     target = _made() / digest
     if not target.exists():
         target.write_bytes(manifest)
@@ -147,6 +150,18 @@ def tree_manifest(entries: list[tuple[str, bool, str, int]]) -> bytes:
     """
     listing = {"files": [list(entry) for entry in sorted(entries)], "kind": "sovrun.tree", "version": 1}
     return json.dumps(listing, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    from pathlib import Path  # noqa: PLC0415 -- see TYPE_CHECKING
+
+    return Path(path)
+
+
+def _hash(data: bytes = b"") -> hashlib._Hash:
+    import hashlib  # noqa: PLC0415 -- see TYPE_CHECKING
+
+    return hashlib.sha256(data)
 
 
 def _made() -> Path:
@@ -169,7 +184,7 @@ def _keep(path: Path) -> tuple[str, int]:
         raise ValueError(f"{path.name!r} is not a regular file: links, pipes and devices cannot be kept")
     made = _made()
     part = made / f"part-{os.getpid()}-{next(_serial)}"
-    hashed, size = sha256(), 0
+    hashed, size = _hash(), 0
     try:
         with path.open("rb") as source, part.open("xb") as copy:
             while chunk := source.read(_CHUNK):

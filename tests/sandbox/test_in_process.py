@@ -73,6 +73,17 @@ async def test_modules_of_the_same_name_in_two_code_directories_stay_apart(code,
     assert not {str(folder) for folder in folders} & set(sys.path)
 
 
+async def test_a_module_keeps_its_state_while_another_code_directory_is_on_stage(inline, code) -> None:
+    counting = code(
+        state="seen = []\n",
+        work="def run():\n    import state\n    state.seen.append(1)\n    return len(state.seen)\n",
+    )
+    other = code(work="def run():\n    return None\n")
+    folders = (counting, other, counting)
+    counts = [value_of(await inline.execute(task("work:run", code=folder))) for folder in folders]
+    assert counts == [1, None, 2]
+
+
 async def test_code_that_changed_under_the_same_path_is_not_taken_for_the_old(inline, code) -> None:
     folder = code(work="def run():\n    return 'old'\n")
     given = replace(task("work:run", code=folder), code_digest=Digest("a" * 64))
@@ -163,7 +174,8 @@ async def test_a_thread_that_cannot_be_interrupted_is_replaced(monkeypatch) -> N
     )
     stuck = [executor.execute(task("m:stuck", wall_us=10_000)) for _ in range(2)]
     assert {failure_of(one).reason for one in await asyncio.gather(*stuck)} == {"wall_limit"}
-    assert value_of(await executor.execute(task("m:quick"))) == 1
+    async with asyncio.timeout(20):
+        assert value_of(await executor.execute(task("m:quick"))) == 1
     release.set()
     await executor.close()
 

@@ -316,18 +316,18 @@ async def test_when_the_engine_is_killed_its_steps_die(code, tmp_path: Path) -> 
     require_bubblewrap()
     marker = f"marker-{os.getpid()}-engine"
     script = f"""
-import asyncio, sys
+import asyncio, os, sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
 from support.tasks import task
 from sovrun.sandbox.executor import SandboxExecutor
 async def main():
     executor = await SandboxExecutor.open(Path({str(tmp_path / "spool")!r}))
-    await executor.execute(task("work:linger", code=Path({str(code(work=DAEMON))!r}), marker={marker!r}))
+    await executor.execute(task("work:linger", code=Path({str(code(work=DAEMON))!r}), marker=os.environ["MARKER"]))
 asyncio.run(main())
 """
-    engine = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
-    await eventually(lambda: [pid for pid in living(marker) if pid != engine.pid])
+    engine = await asyncio.create_subprocess_exec(sys.executable, "-c", script, env={"MARKER": marker})
+    await eventually(lambda: living(marker))
     engine.kill()
     await engine.wait()
     await eventually(lambda: not living(marker))
@@ -349,6 +349,51 @@ async def test_as_root_a_step_never_has_host_user_id_0(sandbox, code) -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert owners == {SandboxSettings().uid_first}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root drops to another user")
+async def test_two_steps_that_run_at_once_are_two_users(sandbox, code) -> None:
+    marker = f"marker-{os.getpid()}-two"
+    given = task("work:linger", code=code(work=DAEMON), marker=marker)
+    both = [asyncio.create_task(sandbox.execute(given)) for _ in range(2)]
+    first = SandboxSettings().uid_first
+    await eventually(lambda: owners_of(living(marker)) == {first, first + 1})
+    for running in both:
+        running.cancel()
+    await asyncio.gather(*both, return_exceptions=True)
+    assert living(marker) == []
+
+
+FORGE = """
+import os
+from sovrun.sandbox import wire
+def failure():
+    forged = {"say": "failed", "reason": "sandbox_error", "message": "m" * 100_000, "traceback": "t" * 100_000, "lineage": 3}
+    wire.send(3, forged)
+    os._exit(0)
+def huge():
+    os.write(3, b"\\xff" * 8)
+    os._exit(0)
+def twice():
+    wire.send(3, {"say": "result"}, b"1")
+    wire.send(3, {"say": "result"}, b"2")
+    return 3
+def nothing():
+    wire.send(3, {"say": "result"})
+    os._exit(0)
+"""
+
+
+async def test_what_a_step_forges_is_bounded_and_never_believed_beyond_its_own_failure(sandbox, code) -> None:
+    folder = code(work=FORGE)
+    forged = failure_of(await sandbox.execute(task("work:failure", code=folder)))
+    assert (forged.reason, forged.circumstance) == ("step_raised", False)
+    assert len(forged.message) < 5_000
+    assert len(forged.traceback or "") < 20_000
+    assert failure_of(await sandbox.execute(task("work:huge", code=folder))).reason == "output_not_json"
+    assert value_of(await sandbox.execute(task("work:twice", code=folder))) == 1
+    empty = await sandbox.execute(task("work:nothing", code=folder))
+    assert getattr(empty, "output", None) == b""
 
 
 async def test_a_large_value_and_a_large_argument_pass(sandbox, code) -> None:
@@ -424,6 +469,24 @@ async def test_a_launcher_that_makes_no_sandbox_at_all_is_caught_before_the_step
     reachable.chmod(0o755)
     try:
         with pytest.raises(IsolationUnavailable, match="not as it must be"):
+            await SandboxExecutor.open(tmp_path / "spool", SandboxSettings(bwrap=reachable))
+    finally:
+        reachable.unlink()
+
+
+async def test_a_launcher_that_only_says_it_is_ready_is_caught_from_outside(tmp_path: Path) -> None:
+    require_bubblewrap()
+    reachable = REACHABLE / f"sovrun-test-liar-{os.getpid()}"
+    src = Path(launch.__file__).parents[2]
+    say = "from sovrun.sandbox import wire; wire.receive(3, body_max=0); wire.send(3, {'say': 'ready'}); import time; time.sleep(9)"
+    reachable.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\n'
+        f'echo "{{\\"child-pid\\": $$}}" >&4; exec 4>&- 5>&-\n'
+        f'PYTHONPATH={src} exec /usr/bin/python3 -B -c "{say}"\n'
+    )
+    reachable.chmod(0o755)
+    try:
+        with pytest.raises(IsolationUnavailable, match="namespace is ours"):
             await SandboxExecutor.open(tmp_path / "spool", SandboxSettings(bwrap=reachable))
     finally:
         reachable.unlink()

@@ -31,7 +31,7 @@ class Refused(Exception):
     """Something in the work directory is not what may be taken out.
 
     Args:
-        reason: one of `verdicts.REASONS`.
+        reason: one of `reasons.REASONS`.
     """
 
     def __init__(self, message: str, reason: str = "bad_output_file") -> None:

@@ -27,8 +27,9 @@ from sovrun.core.spec.model import SECOND_US, Resources
 from sovrun.ports import Failed, MadeFile, Succeeded, Task, Usage
 from sovrun.sandbox import wire
 from sovrun.sandbox.environment import environment_digest
+from sovrun.sandbox.reasons import REASONS
 from sovrun.sandbox.settings import Frame, SandboxSettings, make_frame
-from sovrun.sandbox.verdicts import REASONS, failure
+from sovrun.sandbox.verdicts import failure
 
 _CHUNK: Final = 1 << 18
 _BODY_MAX: Final = 1 << 31

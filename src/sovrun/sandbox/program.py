@@ -72,7 +72,7 @@ class ProgramRun:
 
     def _start(self, code: str) -> subprocess.Popen[bytes]:
         task = self._task
-        write_arguments(self._work, decode(task.arguments), task.files)
+        write_arguments(str(self._work), decode(task.arguments), task.files)
         program = program_of(task.entry[0], code)
         home = str(self._work)
         return subprocess.Popen(  # noqa: S603 -- running the step's program is the purpose

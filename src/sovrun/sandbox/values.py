@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final
+
+TYPE_CHECKING = False  # importing what follows would slow the start of every step
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 INTEGER_MAX: Final = 2**53 - 1
 DEPTH_MAX: Final = 64

@@ -1,52 +1,21 @@
-"""How an attempt can fail: the stable reasons, and the one place where an exception becomes such a reason.
+"""The one place where an exception becomes the reason of a failure.
 
-Owns: `REASONS`, `failure_of`. Standard library only: this is also imported inside the sandbox.
+Owns: `failure`, `failure_of`, `FROM_INSIDE`. Standard library only: this is also imported inside the sandbox.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
 
 from sovrun.step import DoNotRetry
+
+TYPE_CHECKING = False  # importing what follows would slow the start of every step
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 MESSAGE_MAX: Final = 4 << 10
 TRACEBACK_MAX: Final = 16 << 10
 
-
-class Meaning(NamedTuple):
-    """What a reason implies.
-
-    Args:
-        circumstance: it belongs to the machine or to a limit, not to the work.
-        retryable: another attempt may end otherwise.
-    """
-
-    circumstance: bool
-    retryable: bool
-
-
-REASONS: Final[Mapping[str, Meaning]] = MappingProxyType(
-    {
-        "step_not_found": Meaning(circumstance=False, retryable=False),
-        "step_raised": Meaning(circumstance=False, retryable=True),
-        "do_not_retry": Meaning(circumstance=False, retryable=False),
-        "output_not_json": Meaning(circumstance=False, retryable=False),
-        "output_too_large": Meaning(circumstance=True, retryable=False),
-        "exit_nonzero": Meaning(circumstance=False, retryable=True),
-        "killed_by_signal": Meaning(circumstance=False, retryable=True),
-        "bad_output_file": Meaning(circumstance=False, retryable=True),
-        "log_limit": Meaning(circumstance=True, retryable=True),
-        "wall_limit": Meaning(circumstance=True, retryable=True),
-        "cpu_limit": Meaning(circumstance=True, retryable=True),
-        "memory_limit": Meaning(circumstance=True, retryable=True),
-        "disk_limit": Meaning(circumstance=True, retryable=True),
-        "sandbox_error": Meaning(circumstance=True, retryable=False),
-        "cancelled": Meaning(circumstance=True, retryable=False),  # seen only by whoever cancelled the call
-    }
-)
 
 FROM_INSIDE: Final = frozenset(
     {

@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import os
 import struct
-from typing import Any, Final
+
+TYPE_CHECKING = False  # importing what follows would slow the start of every step
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 HEAD_MAX: Final = 16 << 20
 """Bytes of a frame's JSON object; it holds names and digests, never payloads."""

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from sovrun.core.canonical import canonical, decode, digest_of
 from sovrun.core.plan import plan_order
 from sovrun.core.spec.document import parse_dag
-from sovrun.core.spec.model import DagSpec, Kind, Literal, Reference, Resources, Retry
+from sovrun.core.spec.model import (
+    Confirmation,
+    DagSpec,
+    Kind,
+    Literal,
+    Reference,
+    Resources,
+    Retry,
+    ToolWait,
+)
 from sovrun.core.spec.normal import normal_form, spec_from_normal
 
 MINIMAL = "apiVersion: sovrun/v1\nkind: Dag\nmetadata: {id: d}\nsteps: [{id: a, python: m:f}]\n"
@@ -43,15 +52,26 @@ LIMITS = {
     "memory": SIZES, "disk": SIZES, "log": SIZES, "output": SIZES, "cpuSeconds": st.sampled_from([60, 0.5]),
     "wallSeconds": st.just(60), "processes": st.just(60), "openFiles": st.just(7), "files": st.just(9),
 }  # fmt: skip
-BODIES = [
-    {"python": "m:f"},
-    {"argv": ["x", "1"]},
-    {"confirm": {"role": "r", "n": 60}},
-    {"tool": {}},
-    {"command": {"k": 1}},
-]
+LONG = st.sampled_from(["250us", "1.5h", "3650d", 60, 0.25, 315_360_000])
+TOOLS = st.fixed_dictionaries({"name": st.sampled_from(["t", "u"])}, optional={"deadline": LONG})
+CONFIRMS = st.fixed_dictionaries(
+    {"show": VALUES},
+    optional={
+        "role": st.just("r"), "actor": st.just("local:a#[1]"), "expires": LONG, "onExpiry": st.sampled_from(["reject", "fail"]),
+        "barRequester": st.booleans(),
+    },
+)  # fmt: skip
+BODIES = (
+    st.sampled_from([{"python": "m:f"}, {"argv": ["x", "1"]}, {"command": {"k": 1}}])
+    | st.fixed_dictionaries({"tool": TOOLS})
+    | st.fixed_dictionaries({"confirm": CONFIRMS})
+)
+NOT_TAKEN: dict[str, set[str]] = {
+    "tool": {"retry", "resources"},
+    "confirm": {"with", "outputs", "retry", "resources", "select"},
+}
 STEPS = st.fixed_dictionaries(
-    {"body": st.sampled_from(BODIES)},
+    {"body": BODIES},
     optional={
         "description": st.sampled_from(["", "x: y"]),
         "with": st.dictionaries(st.sampled_from("ijk"), VALUES, max_size=2),
@@ -61,6 +81,7 @@ STEPS = st.fixed_dictionaries(
         "join": st.sampled_from(["all", "any"]),
         "needs": st.sets(st.integers(0, 2), max_size=2),
         "select": st.just([]),
+        "timeout": LONG,
     },
 )
 WHOLE = st.fixed_dictionaries(
@@ -70,6 +91,8 @@ WHOLE = st.fixed_dictionaries(
         "failFast": st.booleans(),
         "code": st.lists(st.sampled_from(["lib", "a/b", "z"]), unique=True),
         "sourceDateEpoch": st.sampled_from([0, 60]),
+        "timeout": LONG,
+        "failureBudget": st.sampled_from([1, 60, 1_000_000]),
     },
 )
 NAMES = st.permutations(["a", "B", "c-1", "_d"])
@@ -80,10 +103,16 @@ def document_of(whole: dict[str, Any], names: list[str], drawn: list[dict[str, A
     steps: list[dict[str, Any]] = []
     for place, found in enumerate(drawn):
         needs = [names[need] for need in found.get("needs", ()) if need < place]
-        step = {"id": names[place], **found["body"], **{key: found[key] for key in found if key != "body"}}
+        body = found["body"]
+        left_out = {"body"}.union(*(NOT_TAKEN.get(kind, ()) for kind in body))
+        step = {"id": names[place], **body, **{key: found[key] for key in found if key not in left_out}}
         step["needs"] = needs
-        if needs:
-            step["with"] = {**found.get("with", {}), "z": [{"from": f"steps.{need}.v"} for need in needs]}
+        confirms = {other["id"] for other in steps if "confirm" in other}
+        flows = [{"from": f"steps.{need}.{'shown.' if need in confirms else ''}v"} for need in needs]
+        if needs and "confirm" in step:
+            step["confirm"] = {**body["confirm"], "show": {"x": body["confirm"]["show"], "z": flows}}
+        elif needs:
+            step["with"] = {**found.get("with", {}), "z": flows}
         steps.append(step)
     for step in steps:
         if "select" in step:
@@ -186,6 +215,12 @@ def test_a_dag_is_in_plan_order_and_comes_back_from_its_normal_form(document: di
     assert canonical(normal_form(again)) == stored
 
 
+CONFIRMATIONS: list[dict[str, Any]] = [
+    {}, {"show": 1}, {"show": {"from": "inputs"}}, {"show": {"literal": {"from": "inputs"}}}, {"role": "r"}, {"actor": "r"},
+    {"expires": 1}, {"expires": 2}, {"onExpiry": "reject"}, {"barRequester": True},
+]  # fmt: skip
+
+
 def test_different_dags_have_different_normal_forms() -> None:
     base: dict[str, Any] = {"apiVersion": "sovrun/v1", "kind": "Dag", "metadata": {"id": "d"}}
     steps = [
@@ -195,7 +230,10 @@ def test_different_dags_have_different_normal_forms() -> None:
         {"id": "a", "python": "m:f", "with": {"x": {"from": "inputs"}}}, {"id": "a", "python": "m:f", "join": "any"},
         {"id": "a", "python": "m:f", "retry": {"maxAttempts": 4}}, {"id": "a", "python": "m:f", "retry": {"retryOn": []}},
         {"id": "a", "python": "m:f", "resources": {"log": 1}}, {"id": "a", "python": "m:f", "outputs": {}},
-        {"id": "a", "python": "m:f", "description": ""},
+        {"id": "a", "python": "m:f", "description": ""}, {"id": "a", "python": "m:f", "timeout": 1},
+        {"id": "a", "python": "m:f", "timeout": 2}, {"id": "a", "tool": {"name": "t"}}, {"id": "a", "tool": {"name": "u"}},
+        {"id": "a", "tool": {"name": "t", "deadline": 1}}, {"id": "a", "tool": {"name": "t"}, "timeout": 1},
+        *({"id": "a", "confirm": {"show": None, **more}} for more in CONFIRMATIONS),
     ]  # fmt: skip
     forms = {canonical(normal_form(parsed(json.dumps({**base, "steps": [step]})))) for step in steps}
     assert len(forms) == len(steps)
@@ -206,16 +244,13 @@ def test_different_dags_have_different_normal_forms() -> None:
         {"failFast": True},
         {"sourceDateEpoch": 1},
         {"inputs": {"type": "object"}},
+        {"timeout": 1},
+        {"timeout": 2},
+        {"failureBudget": 1},
+        {"failureBudget": 2},
     ]
-    assert (
-        len(
-            {
-                canonical(normal_form(parsed(json.dumps({**base, "steps": steps[:1], **more}))))
-                for more in whole
-            }
-        )
-        == 6
-    )
+    documents = ({**base, "steps": steps[:1], **more} for more in whole)
+    assert len({canonical(normal_form(parsed(json.dumps(document)))) for document in documents}) == len(whole)
 
 
 def test_what_is_left_out_is_filled_in() -> None:
@@ -250,6 +285,43 @@ def test_what_is_left_out_is_filled_in() -> None:
     }  # fmt: skip
 
 
+def test_waits_and_timeouts_are_in_the_normal_form_in_microseconds() -> None:
+    text = """\
+apiVersion: sovrun/v1
+kind: Dag
+metadata: {id: d}
+timeout: 30d
+failureBudget: 10
+steps:
+  - {id: a, tool: {name: scan, deadline: 1.5s}, with: {x: 1}, timeout: 1h}
+  - {id: b, confirm: {role: r, actor: "local:o'brien", show: {from: steps.a}, expires: 3650d, onExpiry: reject, barRequester: true}, needs: [a]}
+  - {id: c, tool: {name: scan}}
+  - {id: d, confirm: {show: null}}
+"""
+    form = normal_form(parsed(text))
+    assert (form["timeoutUs"], form["failureBudget"]) == (2_592_000_000_000, 10)
+    a, c, d, b = (next(step for step in form["steps"] if step["id"] == id_) for id_ in "acdb")
+    assert (a["tool"], a["with"], a["timeoutUs"]) == (
+        {"name": "scan", "deadlineUs": 1_500_000},
+        {"x": 1},
+        3_600_000_000,
+    )
+    assert b["confirm"] == {
+        "actor": "local:o'brien", "barRequester": True, "expiresUs": 315_360_000_000_000, "onExpiry": "reject", "role": "r",
+        "show": {"from": "steps.a"},
+    }  # fmt: skip
+    assert c["tool"] == {"name": "scan", "deadlineUs": None}
+    assert d["confirm"] == {
+        "actor": None, "barRequester": False, "expiresUs": None, "onExpiry": "fail", "role": None, "show": None,
+    }  # fmt: skip
+    assert all("timeoutUs" not in step for step in (b, c, d))
+
+
+def test_a_digest_from_before_timeouts_and_budgets_is_still_the_digest() -> None:
+    digest = digest_of("sovrun.test", 1, {"spec": normal_form(parsed(MINIMAL))})
+    assert digest == "fae6701174ff520a1776eb914f5b36d104643af049725cc3095c7389f9d4d23e"
+
+
 def test_a_spelled_out_default_is_the_default() -> None:
     short = {"id": "a", "python": "m:f"}
     full = {
@@ -266,13 +338,21 @@ def test_a_spelled_out_default_is_the_default() -> None:
     more = {"inputs": inputs, "failFast": False, "sourceDateEpoch": 315532800}
     whole = {**head, "metadata": {"id": "d", "labels": {}}, **more, "steps": [full]}
     assert parsed(json.dumps(whole)) == parsed(json.dumps({**head, "steps": [short]}))
+    wait = {"id": "b", "confirm": {"show": 1}}
+    spelled = {"id": "b", "confirm": {"show": 1, "onExpiry": "fail", "barRequester": False}}
+    assert parsed(json.dumps({**head, "steps": [spelled]})) == parsed(json.dumps({**head, "steps": [wait]}))
 
 
-@pytest.mark.parametrize("settings_of", [Retry, Resources])
-def test_every_setting_is_in_the_normal_form(settings_of: type[Retry | Resources]) -> None:
-    form = normal_form(parsed(MINIMAL))["steps"][0]
-    written = form["retry" if settings_of is Retry else "resources"]
-    assert len(written) == len(fields(settings_of))
+@pytest.mark.parametrize(
+    ("settings_of", "body", "field"),
+    [
+        (Retry, "python: m:f", "retry"), (Resources, "python: m:f", "resources"), (ToolWait, "tool: {name: t}", "tool"),
+        (Confirmation, "confirm: {show: 1}", "confirm"),
+    ],
+)  # fmt: skip
+def test_every_setting_is_in_the_normal_form(settings_of: type[Any], body: str, field: str) -> None:
+    form = normal_form(parsed(MINIMAL.replace("python: m:f", body)))["steps"][0]
+    assert len(form[field]) == len(fields(settings_of))
 
 
 def test_templates_become_references_literals_and_values() -> None:
@@ -290,17 +370,31 @@ def test_templates_become_references_literals_and_values() -> None:
 
 
 def test_each_kind_of_step_keeps_what_it_declares() -> None:
-    bodies = {
-        "python": "m:f",
-        "argv": ["x", "y"],
-        "tool": {"t": 1},
-        "confirm": {"role": "r"},
-        "command": {"kind": "k"},
-    }
-    for kind, body in bodies.items():
+    bodies: list[tuple[str, Any, Any]] = [
+        ("python", "m:f", "m:f"),
+        ("argv", ["x", "y"], ("x", "y")),
+        ("tool", {"name": "t"}, ToolWait("t")),
+        ("tool", {"name": "t", "deadline": "2d"}, ToolWait("t", 172_800_000_000)),
+        ("confirm", {"show": [1]}, Confirmation(show=[1])),
+        ("confirm", {"role": "r", "show": {"from": "inputs"}}, Confirmation("r", show=Reference(None, ()))),
+        ("command", {"kind": "k"}, {"kind": "k"}),
+    ]
+    for kind, body, entry in bodies:
         step = parsed(MINIMAL.replace("python: m:f", f"{kind}: {json.dumps(body)}")).steps[0]
-        assert step.kind is Kind(kind)
-        assert step.entry == (tuple(body) if isinstance(body, list) else body)
+        assert (step.kind, step.entry) == (Kind(kind), entry)
+
+
+def test_a_confirmation_names_who_may_decide_and_what_no_decision_amounts_to() -> None:
+    body = '{role: r, actor: "local:a", show: {literal: {from: x}}, expires: 90, onExpiry: reject, barRequester: true}'
+    step = parsed(MINIMAL.replace("python: m:f", f"confirm: {body}")).steps[0]
+    assert step.entry == Confirmation(
+        role="r", actor="local:a", show=Literal({"from": "x"}), expires_us=90_000_000, on_expiry="reject", bar_requester=True
+    )  # fmt: skip
+
+
+def test_a_tool_step_may_choose_among_its_dependents() -> None:
+    text = MINIMAL.replace("python: m:f}", "tool: {name: t}, select: [b]}, {id: b, argv: [x], needs: [a]}")
+    assert parsed(text).steps[0].select == ("b",)
 
 
 def test_the_epoch_may_come_from_an_input() -> None:

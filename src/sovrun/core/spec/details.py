@@ -15,7 +15,7 @@ from sovrun.core.jsontext import Path
 from sovrun.core.spec.findings import Finding, quoted, subject
 from sovrun.core.spec.model import Retry
 from sovrun.core.spec.schemas import BadSchema, compile_schema
-from sovrun.core.spec.units import duration_us, size_bytes
+from sovrun.core.spec.units import duration_us, long_duration_us, size_bytes
 
 _Converter = Callable[[str | float], int]
 _RETRY: Final[Mapping[str, _Converter]] = {"base": duration_us, "cap": duration_us}
@@ -23,6 +23,11 @@ _RESOURCES: Final[Mapping[str, _Converter]] = {
     "memory": size_bytes, "disk": size_bytes, "log": size_bytes, "output": size_bytes,
     "cpuSeconds": duration_us, "wallSeconds": duration_us,
 }  # fmt: skip
+_TIMEOUT: Final[Mapping[str, _Converter]] = {"timeout": long_duration_us}
+_WAITS: Final[Mapping[str, Mapping[str, _Converter]]] = {
+    "tool": {"deadline": long_duration_us},
+    "confirm": {"expires": long_duration_us},
+}
 
 
 def detail_findings(document: Mapping[str, Any]) -> Iterator[Finding]:
@@ -32,6 +37,7 @@ def detail_findings(document: Mapping[str, Any]) -> Iterator[Finding]:
     code = document.get("code")
     for position, path in enumerate(code if isinstance(code, list) else ()):
         yield from _path_findings(path, ("code", position))
+    yield from _range_findings(document, _TIMEOUT, ())
     steps = document.get("steps")
     for position, step in enumerate(steps if isinstance(steps, list) else ()):
         if isinstance(step, dict):
@@ -53,6 +59,9 @@ def _step_findings(step: Mapping[str, Any], at: Path, schemas: _Schemas) -> Iter
         yield from _back_off_findings(step["retry"], (*at, "retry"))
     if "resources" in step:
         yield from _range_findings(step["resources"], _RESOURCES, (*at, "resources"))
+    yield from _range_findings(step, _TIMEOUT, at)
+    for kind, durations in _WAITS.items():
+        yield from _range_findings(step.get(kind), durations, (*at, kind))
 
 
 def _bad_argument(name: str, path: Path) -> Finding:

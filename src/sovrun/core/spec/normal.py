@@ -10,18 +10,29 @@ The normal form is what a DAG version is the digest of, so neither its names nor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sovrun.core.ids import DagId, StepId
-from sovrun.core.spec.model import API_VERSION, DagSpec, Kind, Reference, Resources, Retry, StepSpec
+from sovrun.core.spec.model import (
+    API_VERSION,
+    Confirmation,
+    DagSpec,
+    Kind,
+    Reference,
+    Resources,
+    Retry,
+    StepSpec,
+    ToolWait,
+)
 from sovrun.core.spec.references import normal_of, parse_reference, template_of
-from sovrun.core.spec.units import duration_us, size_bytes
+from sovrun.core.spec.units import duration_us, long_duration_us, size_bytes
 
 NO_INPUTS: Final[Mapping[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 _Convert = Callable[[Any], Any]
 _Fields = tuple[tuple[str, str, _Convert], ...]
 """Name in a document or in the normal form, name in the model, what makes the one of the other."""
+_Entry: TypeAlias = "str | tuple[str, ...] | ToolWait | Confirmation | Mapping[str, Any]"
 
 
 def _names(value: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -54,6 +65,19 @@ _RESOURCES_NORMAL: Final[_Fields] = (
     ("processes", "processes", _same), ("openFiles", "open_files", _same), ("disk", "disk", _same),
     ("files", "files", _same), ("log", "log", _same), ("output", "output", _same),
 )  # fmt: skip
+_TOOL_WRITTEN: Final[_Fields] = (("name", "name", _same), ("deadline", "deadline_us", long_duration_us))
+_TOOL_NORMAL: Final[_Fields] = (("name", "name", _same), ("deadlineUs", "deadline_us", _same))
+_CONFIRM_WRITTEN: Final[_Fields] = (
+    ("role", "role", _same), ("actor", "actor", _same), ("show", "show", template_of),
+    ("expires", "expires_us", long_duration_us), ("onExpiry", "on_expiry", _same), ("barRequester", "bar_requester", _same),
+)  # fmt: skip
+_CONFIRM_NORMAL: Final[_Fields] = (
+    ("role", "role", _same), ("actor", "actor", _same), ("show", "show", normal_of), ("expiresUs", "expires_us", _same),
+    ("onExpiry", "on_expiry", _same), ("barRequester", "bar_requester", _same),
+)  # fmt: skip
+_CONFIRM_READ: Final[_Fields] = tuple(
+    (name, field, template_of if field == "show" else convert) for name, field, convert in _CONFIRM_NORMAL
+)
 _KINDS: Final = tuple(
     (kind.value, kind) for kind in Kind
 )  # going through the class itself takes ten times as long
@@ -82,6 +106,8 @@ def spec_of(document: Mapping[str, Any], order: Sequence[StepId]) -> DagSpec:
         fail_fast=document.get("failFast", False),
         code=_names(code),
         epoch=parse_reference(epoch["from"]) if isinstance(epoch, dict) else int(epoch),
+        failure_budget=int(document["failureBudget"]) if "failureBudget" in document else None,
+        timeout_us=_timeout_of(document),
     )
 
 
@@ -91,7 +117,7 @@ def _step_of(step: Mapping[str, Any], name: StepId, names: Mapping[StepId, StepI
     return StepSpec(
         id=name,
         kind=kind,
-        entry=_entry_of(step[kind.value]),
+        entry=_entry_of(kind, step[kind.value], _TOOL_WRITTEN, _CONFIRM_WRITTEN),
         needs=tuple(sorted([names[need] for need in step.get("needs", ())])),
         arguments={argument: template_of(value) for argument, value in step.get("with", {}).items()},
         outputs=step.get("outputs"),
@@ -100,15 +126,24 @@ def _step_of(step: Mapping[str, Any], name: StepId, names: Mapping[StepId, StepI
         select=tuple(sorted([names[choice] for choice in step.get("select", ())])),
         join_any=step.get("join") == "any",
         description=step.get("description"),
+        timeout_us=_timeout_of(step),
     )
+
+
+def _timeout_of(written: Mapping[str, Any]) -> int | None:
+    return long_duration_us(written["timeout"]) if "timeout" in written else None
 
 
 def _kind_of(step: Mapping[str, Any]) -> Kind:
     return next(kind for name, kind in _KINDS if name in step)
 
 
-def _entry_of(entry: Any) -> str | tuple[str, ...] | Mapping[str, Any]:
-    made: str | tuple[str, ...] | Mapping[str, Any] = tuple(entry) if isinstance(entry, list) else entry
+def _entry_of(kind: Kind, entry: Any, tool: _Fields, confirm: _Fields) -> _Entry:
+    if kind is Kind.TOOL:
+        return ToolWait(**_converted(entry, tool))
+    if kind is Kind.CONFIRM:
+        return Confirmation(**_converted(entry, confirm))
+    made: _Entry = tuple(entry) if isinstance(entry, list) else entry
     return made
 
 
@@ -123,7 +158,7 @@ def normal_form(spec: DagSpec) -> dict[str, Any]:
     """
     retries: dict[Retry, dict[str, Any]] = {}
     resources: dict[Resources, dict[str, Any]] = {}
-    return {
+    form = {
         "apiVersion": API_VERSION,
         "kind": "Dag",
         "metadata": {"id": spec.id, "description": spec.description, "labels": dict(spec.labels)},
@@ -133,6 +168,11 @@ def normal_form(spec: DagSpec) -> dict[str, Any]:
         "sourceDateEpoch": {"from": str(spec.epoch)} if isinstance(spec.epoch, Reference) else spec.epoch,
         "steps": [_normal_step(step, retries, resources) for step in spec.steps],
     }
+    if spec.timeout_us is not None:  # what is younger than the first digests is absent where it is not used
+        form["timeoutUs"] = spec.timeout_us
+    if spec.failure_budget is not None:
+        form["failureBudget"] = spec.failure_budget
+    return form
 
 
 def _normal_step(
@@ -144,10 +184,10 @@ def _normal_step(
     limits = resources.get(step.resources)
     if limits is None:
         limits = resources[step.resources] = _written(step.resources, _RESOURCES_NORMAL)
-    return {
+    form = {
         "id": step.id,
         "description": step.description,
-        step.kind.value: list(step.entry) if isinstance(step.entry, tuple) else step.entry,
+        step.kind.value: _normal_entry(step.entry),
         "needs": list(step.needs),
         "with": {name: normal_of(template) for name, template in step.arguments.items()},
         "outputs": step.outputs,
@@ -156,9 +196,20 @@ def _normal_step(
         "select": list(step.select),
         "join": "any" if step.join_any else "all",
     }
+    if step.timeout_us is not None:
+        form["timeoutUs"] = step.timeout_us
+    return form
 
 
-def _written(settings: Retry | Resources, fields: _Fields) -> dict[str, Any]:
+def _normal_entry(entry: _Entry) -> Any:
+    if isinstance(entry, ToolWait):
+        return _written(entry, _TOOL_NORMAL)
+    if isinstance(entry, Confirmation):
+        return _written(entry, _CONFIRM_NORMAL)
+    return list(entry) if isinstance(entry, tuple) else entry
+
+
+def _written(settings: Retry | Resources | ToolWait | Confirmation, fields: _Fields) -> dict[str, Any]:
     return {name: convert(getattr(settings, field)) for name, field, convert in fields}
 
 
@@ -177,6 +228,8 @@ def spec_from_normal(form: Mapping[str, Any]) -> DagSpec:
         fail_fast=form["failFast"],
         code=None if code is None else tuple(code),
         epoch=parse_reference(epoch["from"]) if isinstance(epoch, dict) else epoch,
+        failure_budget=form.get("failureBudget"),
+        timeout_us=form.get("timeoutUs"),
     )
 
 
@@ -195,7 +248,7 @@ class _Reader:
         return StepSpec(
             id=name,
             kind=kind,
-            entry=_entry_of(form[kind.value]),
+            entry=_entry_of(kind, form[kind.value], _TOOL_NORMAL, _CONFIRM_READ),
             needs=tuple([self._names[need] for need in form["needs"]]),
             arguments={argument: template_of(value) for argument, value in form["with"].items()},
             outputs=form["outputs"],
@@ -204,6 +257,7 @@ class _Reader:
             select=tuple(form["select"]),
             join_any=form["join"] == "any",
             description=form["description"],
+            timeout_us=form.get("timeoutUs"),
         )
 
     def _retry(self, form: Mapping[str, Any]) -> Retry:

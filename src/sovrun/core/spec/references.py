@@ -28,7 +28,13 @@ _OPEN_ENDED: Final = frozenset({
     "$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "patternProperties",
     "enum", "const",
 })  # fmt: skip
-_CARRIERS: Final = ("with", "tool", "confirm", "command")
+_CARRIERS: Final = ("with", "command")
+CONFIRM_OUTPUT: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "properties": {"decision": {"type": "string"}, "shown": True},
+    "additionalProperties": False,
+}
+"""JSON Schema of what every `confirm` step returns."""
 _VISITS_MAX: Final = 1_000_000
 
 Schema: TypeAlias = "Mapping[str, Any] | bool"
@@ -133,22 +139,36 @@ def _uses(document: Mapping[str, Any], graph: Graph) -> Iterator[_Use | Finding]
             for carrier in _CARRIERS:
                 if isinstance(step.get(carrier), dict):
                     yield from _within(step[carrier], name, ("steps", place, carrier))
+            confirm = step.get("confirm")
+            if isinstance(confirm, dict) and "show" in confirm:
+                yield from _within({"show": confirm["show"]}, name, ("steps", place, "confirm"))
 
 
 def _within(carrier: Mapping[str, Any], step: Any, path: Path) -> Iterator[_Use | Finding]:
     """Yield the references within a map of templates, which is itself never one."""
-    open_values: list[tuple[Any, Path]] = [(item, (*path, name)) for name, item in carrier.items()]
+    open_values: list[Iterator[tuple[Any, Path]]] = [_fields(carrier, path)]
+    origin = StepId(step) if isinstance(step, str) else StepId("")
     while open_values:
-        value, at = open_values.pop()
-        if isinstance(value, list):
-            open_values.extend((item, (*at, position)) for position, item in enumerate(value))
-        elif isinstance(value, dict):
-            if len(value) == 1 and "from" in value:
-                yield _use_of(
-                    value["from"], StepId(step) if isinstance(step, str) else StepId(""), (*at, "from")
-                )
-            elif not (len(value) == 1 and "literal" in value):
-                open_values.extend((item, (*at, name)) for name, item in value.items())
+        for value, at in open_values[-1]:
+            if isinstance(value, list):
+                open_values.append(_items(value, at))
+                break
+            if isinstance(value, dict):
+                if len(value) == 1 and "from" in value:
+                    yield _use_of(value["from"], origin, (*at, "from"))
+                elif not (len(value) == 1 and "literal" in value):
+                    open_values.append(_fields(value, at))
+                    break
+        else:
+            open_values.pop()
+
+
+def _items(value: list[Any], at: Path) -> Iterator[tuple[Any, Path]]:
+    return ((item, (*at, position)) for position, item in enumerate(value) if isinstance(item, list | dict))
+
+
+def _fields(value: Mapping[str, Any], at: Path) -> Iterator[tuple[Any, Path]]:
+    return ((item, (*at, name)) for name, item in value.items() if isinstance(item, list | dict))
 
 
 def _use_of(text: Any, step: StepId | None, path: Path) -> _Use | Finding:
@@ -173,11 +193,14 @@ def _input_findings(use: _Use, inputs: Any, suggester: Suggester) -> Iterator[Fi
 
 
 def _output_findings(use: _Use, target: StepId, graph: Graph, suggester: Suggester) -> Iterator[Finding]:
-    outputs = graph.steps[graph.position[target]].get("outputs")
+    step = graph.steps[graph.position[target]]
+    confirms = "confirm" in step and "outputs" not in step
+    outputs = CONFIRM_OUTPUT if confirms else step.get("outputs")
     lacking = lacking_field(outputs, use.reference.path) if isinstance(outputs, dict) else None
     if lacking is not None:
         shown = quoted(str(use.reference))
-        declared = f"the declared outputs of {quoted(target)}"
+        of_confirm = f"the outputs of the confirm step {quoted(target)}, decision and shown,"
+        declared = of_confirm if confirms else f"the declared outputs of {quoted(target)}"
         message = f"{shown} does not exist: {_lack_text(use.reference.path, lacking.at, declared)}"
         yield Finding("unknown_output_field", message, use.path, suggester.hint(lacking.name, lacking.known))
 

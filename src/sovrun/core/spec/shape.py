@@ -33,6 +33,16 @@ _COUNTS: Final[Mapping[str, str]] = {
     "maxLength": "at most {} characters",
 }  # fmt: skip
 _A_STEP: Final = {"id": "a", "argv": ["a"]}
+_INSTEAD: Final[Mapping[tuple[str, str], str]] = {
+    ("tool", "retry"): "nothing is attempted that could be tried again; `deadline` bounds the wait",
+    ("tool", "resources"): "no process runs for it",
+    ("confirm", "with"): "what the step is given is what is shown: confirm: {show: ...}",
+    ("confirm", "retry"): "nothing is attempted that could be tried again; `expires` bounds the wait",
+    ("confirm", "resources"): "no process runs for it",
+    ("confirm", "select"): "a decision chooses no steps; let a python, argv or tool step choose",
+    ("confirm", "outputs"): "its output is always a map of decision and shown",
+}
+"""What to do about fields that a kind of step does not take; the published schema forbids the same ones."""
 
 
 class _Validators(NamedTuple):
@@ -124,7 +134,12 @@ def _errors(
     for error in validator.iter_errors(part):
         path = (*at, *_shifted(error.instance_path, offsets))
         found += _translated(error, path, suggester, meant)
-    return [finding for finding in found if not _is_explained(finding, meant)]
+    unclear = any(finding.code == "step_kind" for finding in found)
+    return [
+        finding
+        for finding in found
+        if not _is_explained(finding, meant) and not (unclear and finding.code == "not_for_kind")
+    ]
 
 
 def _shifted(path: Sequence[str | int], offsets: Mapping[str, int]) -> Path:
@@ -146,7 +161,7 @@ def _missing(path: Path, name: str) -> str:
     return f"{subject(path)} lacks the field `{name}`" if path else f"the document lacks the field `{name}`"
 
 
-def _translated(
+def _translated(  # noqa: C901 -- one case per keyword
     error: ValidationError, path: Path, suggester: Suggester, meant: set[tuple[Path, str]]
 ) -> Iterator[Finding]:
     keyword, facts = error.kind.name, error.kind
@@ -171,6 +186,8 @@ def _translated(
         case "oneOf":
             if isinstance(error.instance, dict):
                 yield _kind_finding(error.instance, path)
+        case "falseSchema":
+            yield _not_for_kind(str(error.schema_path[-3]), path)
         case "uniqueItems":
             if path[-1] not in ("needs", "select"):  # `graph.py` says which step it is
                 yield Finding("duplicate_item", f"an item of {subject(path)} stands twice", path)
@@ -210,6 +227,12 @@ def _unknown(
         if nearest:
             meant.add((path, nearest))
         yield Finding("unknown_field", f"unknown field {quoted(name)}", (*path, name), hint, at_key=True)
+
+
+def _not_for_kind(kind: str, path: Path) -> Finding:
+    field = str(path[-1])
+    message = f"a {kind} step takes no `{field}`"
+    return Finding("not_for_kind", message, path, _INSTEAD[kind, field], at_key=True, spoilt=True)
 
 
 def _misshapen(text: str, rule: Mapping[str, Any], path: Path) -> Finding:

@@ -13,31 +13,40 @@ from typing import Final
 
 from sovrun.core.spec.model import SECOND_US
 
-DURATION_MAX_US: Final = 366 * 86_400 * SECOND_US
+DAY_US: Final = 86_400 * SECOND_US
+DURATION_MAX_US: Final = 366 * DAY_US
+LONG_DURATION_MAX_US: Final = 3_650 * DAY_US
+"""Of waits and of what holds them: people may take years."""
 SIZE_MAX: Final = 2**53 - 1
 
 _FORM: Final = re.compile(r"(?P<number>[0-9]{1,15}(\.[0-9]{1,6})?)(?P<unit>[A-Za-z]{1,2})")
 _DURATION_US: Final[Mapping[str, int]] = {
-    "us": 1, "ms": 1_000, "s": SECOND_US, "m": 60 * SECOND_US, "h": 3_600 * SECOND_US, "d": 86_400 * SECOND_US,
+    "us": 1, "ms": 1_000, "s": SECOND_US, "m": 60 * SECOND_US, "h": 3_600 * SECOND_US, "d": DAY_US,
 }  # fmt: skip
 _SIZE_BYTES: Final[Mapping[str, int]] = {
     "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40,
 }  # fmt: skip
 
 
-def duration_us(value: str | float) -> int:
+def duration_us(value: str | float, *, max_us: int = DURATION_MAX_US) -> int:
     """Return a duration in microseconds.
 
     Args:
         value: a number of seconds, or a text such as `500ms` of the form that the published schema demands.
-    Raises: ValueError, which says what is wrong, unless it is a whole number from 1 to `DURATION_MAX_US`.
+        max_us: the longest that is accepted, whole days.
+    Raises: ValueError, which says what is wrong, unless it is a whole number from 1 to `max_us`.
     """
     exact = Fraction(str(value)) * SECOND_US if not isinstance(value, str) else _exact(value, _DURATION_US)
     if exact.denominator != 1:
         raise ValueError("is finer than a microsecond")
-    if not 0 < exact <= DURATION_MAX_US:
-        raise ValueError("must be more than 0 and at most 366 days")
+    if not 0 < exact <= max_us:
+        raise ValueError(f"must be more than 0 and at most {max_us // DAY_US} days")
     return exact.numerator
+
+
+def long_duration_us(value: str | float) -> int:
+    """Return a deadline or timeout in microseconds: as `duration_us`, up to `LONG_DURATION_MAX_US`."""
+    return duration_us(value, max_us=LONG_DURATION_MAX_US)
 
 
 def size_bytes(value: str | float) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
@@ -62,16 +62,27 @@ class _Step(NamedTuple):
     """Path of the value; the walker goes on using it, so copy what is kept."""
 
 
-def _walk(text: str) -> Iterator[_Step]:
-    """Go through a JSON text, right up to where it stops being JSON; what comes after that is not to be relied on."""
+def _walk(  # noqa: C901 -- one branch per sort of token
+    text: str, enter: Callable[[list[str | int]], bool] | None = None
+) -> Iterator[_Step]:
+    """Go through a JSON text, right up to where it stops being JSON; what comes after that is not to be relied on.
+
+    Args:
+        enter: whether to go into the list or map at a path; without it all are gone into.
+    """
     trail: list[str | int] = []
     in_object: list[bool] = []
     at_key = False
-    for match in _TOKEN.finditer(text):
+    tokens = _TOKEN.finditer(text)
+    for match in tokens:
         token, offset = match.group(), match.start()
         first = token[0]
         if first in "{[":
             yield _Step(_Event.OPEN, token, offset, trail)
+            if enter is not None and not enter(trail):
+                _pass_over(tokens)
+                at_key = False
+                continue
             in_object.append(first == "{")
             at_key = in_object[-1]
             if not at_key:
@@ -97,6 +108,19 @@ def _walk(text: str) -> Iterator[_Step]:
             yield _Step(_Event.KEY, token, offset, trail)
         elif first != ":":
             yield _Step(_Event.SCALAR, token, offset, trail)
+
+
+def _pass_over(tokens: Iterator[re.Match[str]]) -> None:
+    """Go to the end of the list or map that has just been opened."""
+    depth = 1
+    for match in tokens:
+        first = match.group()[0]
+        if first in "{[":
+            depth += 1
+        elif first in "}]":
+            depth -= 1
+            if depth == 0:
+                return
 
 
 def faults(text: str, *, depth_max: int) -> Iterator[Fault]:
@@ -192,9 +216,10 @@ def offsets(text: str, wanted: Collection[Path]) -> Mapping[Path, Where]:
     """Return where the values at `wanted` begin in a JSON text; a path that is not there is left out."""
     left = set(wanted)
     lengths = {len(path) for path in left}
+    above = {path[:length] for path in left for length in range(len(path))}
     found: dict[Path, Where] = {}
     key_offset = 0
-    for event, _, offset, trail in _walk(text):
+    for event, _, offset, trail in _walk(text, lambda trail: tuple(trail) in above):
         if event is _Event.CLOSE or len(trail) not in lengths:
             continue
         if event is _Event.KEY:

@@ -55,6 +55,13 @@ steps:
   - {id: c, python: m:f, needs: [b]%s}
 """
 
+WAIT = """\
+steps:
+  - {id: a, python: m:f, outputs: {type: object, properties: {n: {}}}}
+  - {id: b, python: m:f, needs: [a]}
+  - {id: c, needs: [b], %s}
+"""
+
 
 @pytest.mark.parametrize(
     ("text", "code", "path", "says"),
@@ -121,6 +128,50 @@ steps:
         ("sourceDateEpoch: {from: §inputs.t}\nsteps: [{id: a, python: m:f}]", "unknown_input", ("sourceDateEpoch", "from"), "'t'"),
         ("sourceDateEpoch: {from: §steps.a}\nsteps: [{id: a, python: m:f}]", "bad_reference", ("sourceDateEpoch", "from"), "inputs.NAME"),
         ("failFast: §1\nsteps: [{id: a, python: m:f}]", "wrong_type", ("failFast",), "true or false"),
+        ("timeout: §0\nsteps: [{id: a, python: m:f}]", "out_of_range", ("timeout",), "more than 0"),
+        ("timeout: §3651d\nsteps: [{id: a, python: m:f}]", "out_of_range", ("timeout",), "3650 days"),
+        ("timeout: §315360001\nsteps: [{id: a, python: m:f}]", "out_of_range", ("timeout",), "315360000"),
+        ("timeout: §2w\nsteps: [{id: a, python: m:f}]", "bad_value", ("timeout",), "a duration"),
+        ("failureBudget: §0\nsteps: [{id: a, python: m:f}]", "out_of_range", ("failureBudget",), "at least 1"),
+        ("failureBudget: §1000001\nsteps: [{id: a, python: m:f}]", "out_of_range", ("failureBudget",), "at most 1000000"),
+        ("failureBudget: §1.5\nsteps: [{id: a, python: m:f}]", "wrong_type", ("failureBudget",), "from 1 to 1000000"),
+        ("§failuresBudget: 1\nsteps: [{id: a, python: m:f}]", "unknown_field", ("failuresBudget",), "'failureBudget'"),
+        (THREE % ", timeout: §0s", "out_of_range", ("steps", 2, "timeout"), "more than 0"),
+        (THREE % ", timeout: §3651d", "out_of_range", ("steps", 2, "timeout"), "3650 days"),
+        (THREE % ", timeout: §0.1us", "out_of_range", ("steps", 2, "timeout"), "microsecond"),
+        (THREE % ", timeout: §soon", "bad_value", ("steps", 2, "timeout"), "a duration"),
+        (THREE % ", timeout: §[1]", "wrong_type", ("steps", 2, "timeout"), "a duration"),
+        (WAIT % "tool: §3", "wrong_type", ("steps", 2, "tool"), "{name: scanner"),
+        (WAIT % "tool: §{}", "missing_field", ("steps", 2, "tool"), "`name`"),
+        (WAIT % "tool: {name: §a b}", "bad_name", ("steps", 2, "tool", "name"), "legal name"),
+        (WAIT % "tool: {name: §x/t}", "other_tenant", ("steps", 2, "tool", "name"), "another tenant"),
+        (WAIT % "tool: {name: t, §deadlin: 1}", "unknown_field", ("steps", 2, "tool", "deadlin"), "'deadline'"),
+        (WAIT % "tool: {name: t, deadline: §0}", "out_of_range", ("steps", 2, "tool", "deadline"), "more than 0"),
+        (WAIT % "tool: {name: t, deadline: §3651d}", "out_of_range", ("steps", 2, "tool", "deadline"), "3650 days"),
+        (WAIT % "tool: {name: t}, §retry: {base: 1m}", "not_for_kind", ("steps", 2, "retry"), "a tool step takes no `retry`"),
+        (WAIT % "tool: {name: t}, §resources: {cpus: 1}", "not_for_kind", ("steps", 2, "resources"), "no process"),
+        (WAIT % "tool: {name: t}, with: {a-b: {from: §steps.c}}", "not_upstream", ("steps", 2, "with", "a-b", "from"), "its own"),
+        (WAIT % "tool: {name: t}, select: [§a]", "not_dependent", ("steps", 2, "select", 0), "does not need"),
+        (WAIT % "confirm: §yes", "wrong_type", ("steps", 2, "confirm"), "{role: release-manager"),
+        (WAIT % "confirm: §{role: r}", "missing_field", ("steps", 2, "confirm"), "`show`"),
+        (WAIT % "confirm: {show: 1, §roles: r}", "unknown_field", ("steps", 2, "confirm", "roles"), "'role'"),
+        (WAIT % "confirm: {show: 1, role: §r 1}", "bad_name", ("steps", 2, "confirm", "role"), "legal name"),
+        (WAIT % "confirm: {show: 1, role: §{from: inputs.x}}", "wrong_type", ("steps", 2, "confirm", "role"), "legal name"),
+        (WAIT % "confirm: {show: 1, actor: §a b}", "bad_value", ("steps", 2, "confirm", "actor"), "printable ASCII"),
+        (WAIT % "confirm: {show: 1, expires: §0}", "out_of_range", ("steps", 2, "confirm", "expires"), "more than 0"),
+        (WAIT % "confirm: {show: 1, expires: §3651d}", "out_of_range", ("steps", 2, "confirm", "expires"), "3650 days"),
+        (WAIT % "confirm: {show: 1, onExpiry: §approve}", "bad_value", ("steps", 2, "confirm", "onExpiry"), "'reject' or 'fail'"),
+        (WAIT % "confirm: {show: 1, barRequester: §1}", "wrong_type", ("steps", 2, "confirm", "barRequester"), "true or false"),
+        (WAIT % "confirm: {show: {from: §inputs.x}}", "unknown_input", ("steps", 2, "confirm", "show", "from"), "'x'"),
+        (WAIT % "confirm: {show: [{from: §steps.a.m}]}", "unknown_output_field", ("steps", 2, "confirm", "show", 0, "from"), "'m'"),
+        (WAIT % "confirm: {show: {k: {from: §steps.c}}}", "not_upstream", ("steps", 2, "confirm", "show", "k", "from"), "its own"),
+        (WAIT % "confirm: {show: {from: §3}}", "bad_reference", ("steps", 2, "confirm", "show", "from"), "a number"),
+        (WAIT % "confirm: {show: 1}, §with: {v: {from: steps.q}}", "not_for_kind", ("steps", 2, "with"), "show"),
+        (WAIT % "confirm: {show: 1}, §with: {}", "not_for_kind", ("steps", 2, "with"), "a confirm step takes no `with`"),
+        (WAIT % "confirm: {show: 1}, §select: [a]", "not_for_kind", ("steps", 2, "select"), "tool step choose"),
+        (WAIT % "confirm: {show: 1}, §outputs: {type: strng}", "not_for_kind", ("steps", 2, "outputs"), "decision and shown"),
+        (WAIT % "confirm: {show: 1}, §retry: {maxAttempts: 0}", "not_for_kind", ("steps", 2, "retry"), "`expires`"),
+        (WAIT % "confirm: {show: 1}, §resources: {}", "not_for_kind", ("steps", 2, "resources"), "no process"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_at_its_place(
@@ -238,7 +289,25 @@ def test_a_literal_is_not_looked_into() -> None:
 
 def test_references_in_what_a_person_is_shown_are_checked() -> None:
     steps = [{"id": "a", "confirm": {"role": "r", "show": {"from": "steps.b"}}}, {"id": "b", "python": "m:f"}]
-    assert only(json.dumps(dag(steps=steps))).code == "not_upstream"
+    mistake = only(json.dumps(dag(steps=steps)))
+    assert (mistake.code, mistake.hint) == ("not_upstream", "add 'b' to the needs of 'a'")
+
+
+def test_a_decision_has_the_fields_it_always_has() -> None:
+    def after(reference: str) -> str:
+        last = {"id": "b", "python": "m:f", "needs": ["a"], "with": {"v": {"from": reference}}}
+        return json.dumps(dag(steps=[{"id": "a", "confirm": {"show": 1}}, last]))
+
+    for reference in ("steps.a", "steps.a.decision", "steps.a.shown", "steps.a.shown.anything.0"):
+        accepted(json.loads(after(reference)))
+    mistake = only(after("steps.a.decisoin"))
+    assert (mistake.code, mistake.hint) == ("unknown_output_field", "did you mean 'decision'?")
+    assert only(after("steps.a.decision.by")).code == "unknown_output_field"
+
+
+def test_a_step_with_several_kinds_is_told_only_that() -> None:
+    body = {"confirm": {"show": 1}, "python": "m:f", "with": {}, "select": [], "retry": {}, "resources": {}}
+    assert only(json.dumps(dag(steps=[{"id": "a", **body}]))).code == "step_kind"
 
 
 def test_a_report_has_an_end() -> None:

@@ -237,7 +237,7 @@ def test_different_dags_have_different_normal_forms() -> None:
     ]  # fmt: skip
     forms = {canonical(normal_form(parsed(json.dumps({**base, "steps": [step]})))) for step in steps}
     assert len(forms) == len(steps)
-    whole = [
+    whole: list[dict[str, Any]] = [
         {},
         {"code": []},
         {"code": ["x"]},

@@ -7,12 +7,15 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from sovrun.core.errors import InvalidValue
+from sovrun.core.ids import actor
 from sovrun.core.spec.document import parse_dag
 from sovrun.core.spec.findings import Suggester
-from sovrun.core.spec.model import DagSpec, Kind, Resources, Retry
+from sovrun.core.spec.model import Confirmation, DagSpec, Kind, Resources, Retry, ToolWait
 from sovrun.core.spec.references import BadReferenceError, lacking_field, parse_reference
 from sovrun.core.spec.schemas import compile_schema, published_schema
 from sovrun.core.spec.shape import STEPS_MAX, has_shape, shape_findings
@@ -83,6 +86,13 @@ def test_the_defaults_that_are_published_are_those_of_the_model() -> None:
     top = published_schema()["properties"]
     assert top["sourceDateEpoch"]["default"] == DagSpec.__dataclass_fields__["epoch"].default
     assert top["steps"]["maxItems"] == STEPS_MAX
+    confirm = {name: part.get("default") for name, part in properties["confirm"]["properties"].items()}
+    usual = Confirmation()
+    assert (confirm["onExpiry"], confirm["barRequester"]) == (usual.on_expiry, usual.bar_requester)
+    assert (len(confirm), len(properties["tool"]["properties"])) == (
+        len(fields(Confirmation)),
+        len(fields(ToolWait)),
+    )
 
 
 @pytest.mark.parametrize("field", ["needs", "select", "argv", "code", "labels", "retryOn", "x"])
@@ -108,6 +118,38 @@ def test_a_document_without_the_shape_is_never_without_a_finding(field: str) -> 
             step[field] = wrong
     assert not has_shape(document)
     assert shape_findings(document, Suggester())
+
+
+@pytest.mark.parametrize(
+    ("body", "fields_"),
+    [
+        ({"tool": {"name": "t"}}, {"retry", "resources"}),
+        ({"confirm": {"show": 1}}, {"with", "outputs", "retry", "resources", "select"}),
+        ({"python": "m:f"}, set()), ({"argv": ["x"]}, set()), ({"command": {}}, set()),
+    ],
+)  # fmt: skip
+def test_the_published_schema_forbids_the_fields_that_a_kind_does_not_take(
+    body: dict[str, Any], fields_: set[str]
+) -> None:
+    validator = jsonschema.Draft202012Validator(published_schema())
+    head = {"apiVersion": "sovrun/v1", "kind": "Dag", "metadata": {"id": "d"}}
+    empty = {
+        "with": {}, "outputs": {}, "retry": {}, "resources": {}, "select": [], "needs": [], "join": "any", "timeout": 1,
+        "description": "",
+    }  # fmt: skip
+    refused = {
+        name
+        for name, value in empty.items()
+        if not validator.is_valid({**head, "steps": [{"id": "a", **body, name: value}]})
+    }
+    assert refused == fields_
+
+
+@given(st.text(max_size=5) | st.text("az:#![]~\"'\\", min_size=1, max_size=300))
+def test_a_document_names_the_actors_there_can_be(text: str) -> None:
+    step = {"id": "a", "confirm": {"actor": text, "show": None}}
+    document = {"apiVersion": "sovrun/v1", "kind": "Dag", "metadata": {"id": "d"}, "steps": [step]}
+    assert has_shape(document) == (actor(text) == text)
 
 
 # --- schemas within a document --------------------------------------------------------------------------------------

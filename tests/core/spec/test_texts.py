@@ -322,6 +322,12 @@ def test_what_is_not_strict_in_json_is_told_together_with_the_rest() -> None:
     ]
 
 
+@pytest.mark.parametrize("last", ['"\\ud800"', "[" * 70 + "]" * 70])
+def test_a_fault_behind_a_thousand_others_does_no_harm(last: str) -> None:
+    text = '{"steps": [' + '{"a": 1, "a": 2},' * 1_500 + last + "]}"
+    assert "duplicate_key" in [mistake.code for mistake in mistakes(text)]
+
+
 def test_a_text_after_blank_lines_may_be_json() -> None:
     assert survives(b"\n \t\r\n" + (JSON_HEAD % "").encode())
 

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovrun.core.spec.schemas import published_schema
-from sovrun.core.spec.units import DURATION_MAX_US, SIZE_MAX, duration_us, size_bytes
+from sovrun.core.spec.units import (
+    DURATION_MAX_US,
+    LONG_DURATION_MAX_US,
+    SIZE_MAX,
+    duration_us,
+    long_duration_us,
+    size_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +59,23 @@ def test_what_is_no_size_is_refused(written: str | float) -> None:
         size_bytes(written)
 
 
-@pytest.mark.parametrize(("name", "convert"), [("duration", duration_us), ("size", size_bytes)])
+def test_a_wait_may_take_ten_years_and_not_longer() -> None:
+    assert (
+        long_duration_us("3650d")
+        == long_duration_us(315_360_000)
+        == LONG_DURATION_MAX_US
+        == 315_360_000_000_000
+    )
+    for longer in ("3651d", "315360000000001us", 315_360_001):
+        with pytest.raises(ValueError, match="at most 3650 days"):
+            long_duration_us(longer)
+    assert published_schema()["$defs"]["longDuration"]["maximum"] * 1_000_000 == LONG_DURATION_MAX_US
+
+
+@pytest.mark.parametrize(
+    ("name", "convert"),
+    [("duration", duration_us), ("longDuration", long_duration_us), ("size", size_bytes)],
+)
 @given(text=st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,2})?[usmhdkMGTi]{0,2}", fullmatch=True))
 def test_the_published_pattern_and_the_units_agree(name: str, convert: object, text: str) -> None:
     pattern = published_schema()["$defs"][name]["pattern"]

@@ -66,7 +66,7 @@ def read_json(data: bytes, text: str) -> JsonDocument:
         hint = "a document that begins with { is read as JSON"
         raise UnreadableError(Mistake("bad_json", error.detail, (), line, column, hint)) from None
     found = _faults(text)
-    if any(finding.code in _FATAL for finding in found):
+    if len(found) == MISTAKES_MAX or any(finding.code in _FATAL for finding in found):
         raise UnreadableError(*(finding.mistake(finding.place or Place(0, 0)) for finding in found))
     return JsonDocument(_LENIENT.decode(text), tuple(found), text)
 

@@ -31,7 +31,7 @@ from ruamel.yaml.events import (
 from sovrun.core.canonical import DEPTH_MAX
 from sovrun.core.errors import Mistake
 from sovrun.core.jsontext import Path, Place, number_fault
-from sovrun.core.spec.findings import Finding, UnreadableError, kind_of, quoted
+from sovrun.core.spec.findings import MISTAKES_MAX, Finding, UnreadableError, kind_of, quoted
 
 YAML_BYTES_MAX: Final = 1 << 20
 
@@ -197,6 +197,8 @@ class _Composer:
         within_refused = bool(self._stack) and self._stack[-1].ignored
         if not within_refused or code == "too_deep":
             self.findings.append(Finding(code, message, self._path(), spoilt=spoilt, place=_place_of(event)))
+        if len(self.findings) >= MISTAKES_MAX:
+            raise UnreadableError(*self.mistakes())
 
     def _path(self) -> Path:
         """Return the path of the value that comes next, or of the map whose key comes next."""

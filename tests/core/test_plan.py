@@ -100,6 +100,12 @@ def test_a_step_that_needs_itself_is_a_circle_of_one() -> None:
         plan_order({StepId("a"): [StepId("a")]})
 
 
+def test_of_many_circles_of_one_length_it_is_always_the_same() -> None:
+    others = [StepId(f"n{place}") for place in range(20)]
+    with pytest.raises(Cycle, match="a -> n0 -> a"):
+        plan_order({StepId("a"): others[::-1], **{other: [StepId("a")] for other in others}})
+
+
 def test_a_long_chain_has_an_order_and_a_long_circle_a_path_without_recursion() -> None:
     names = [StepId(f"s{place:05}") for place in range(5_000)]
     needs: Needs = {name: names[place - 1 : place] if place else [] for place, name in enumerate(names)}

@@ -219,6 +219,16 @@ def test_references_are_checked_in_a_cyclic_document_too() -> None:
     assert [mistake.code for mistake in mistakes(HEAD + dedent(text))] == ["cycle", "not_upstream"]
 
 
+def test_steps_in_one_circle_count_as_upstream_of_each_other() -> None:
+    text = """\
+    steps:
+      - {id: a, python: m:f, needs: [c], with: {v: {from: steps.b}}}
+      - {id: b, python: m:f, needs: [a], with: {v: {from: steps.c}}}
+      - {id: c, python: m:f, needs: [b], with: {v: {from: steps.a}}}
+    """
+    assert only(HEAD + dedent(text)).code == "cycle"
+
+
 def test_all_mistakes_come_together_whatever_their_kind() -> None:
     text = """\
     apiVersion: sovrun/v1

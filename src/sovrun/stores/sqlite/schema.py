@@ -90,9 +90,9 @@ def connect_owner(path: Path) -> sqlite3.Connection:
 
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Return a connection that can only read. Raises: StoreUnavailable, StoreVersion."""
-    if not path.exists():
-        raise StoreUnavailable(f"there is no store at {path}", hint="`sovrun run` makes one")
     try:
+        if not path.exists():
+            raise StoreUnavailable(f"there is no store at {path}", hint="`sovrun run` makes one")
         try:
             return _checked_reader(path, "mode=ro")
         except sqlite3.OperationalError as error:
@@ -101,7 +101,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
             # Reading in WAL mode makes files beside the store, which a read-only disk does not allow. Where there is
             # no log, nobody owns the store and all of it is in the one file.
             return _checked_reader(path, "mode=ro&immutable=1")
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise _refusal(path, error) from error
 
 

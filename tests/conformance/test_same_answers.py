@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from support import dags
 from support.clock import SetClock
 from support.folding import require_told_by_history
 from support.requests import broken, done, registration, submission
-from support.stores import BACK_ENDS, memory
+from support.stores import BACK_ENDS, memory, scratch_folder
 
 TENANTS = [Tenant("a"), Tenant("b")]
 WORKERS = [WorkerId("worker/1"), WorkerId("worker/2")]
@@ -152,5 +151,5 @@ def test_the_same_requests_get_the_same_answers_and_leave_the_same_histories(
     other: str, specs: list[DagSpec], seed: int, length: int
 ) -> None:
     named = [replace(spec, id=DagId(f"dag{number}")) for number, spec in enumerate(specs)]
-    with TemporaryDirectory() as folder:
-        asyncio.run(play(Path(folder), other, named, seed, length))
+    with scratch_folder() as folder:
+        asyncio.run(play(folder, other, named, seed, length))

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -277,17 +278,12 @@ READ = textwrap.dedent("""
 
 
 @pytest.fixture
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory that others may enter and read but not write."""
-    folder = tmp_path_factory.mktemp("locked")
-    parents = [folder, *folder.parents]
-    ours = [parent for parent in parents if parent.stat().st_uid == os.geteuid() and parent != Path("/")]
-    before = {parent: parent.stat().st_mode for parent in ours}
-    for parent in ours:
-        parent.chmod(before[parent] | 0o055)
-    yield folder
-    for parent in ours:
-        parent.chmod(before[parent])
+def locked() -> Iterator[Path]:
+    """A directory that others may enter and read but not write, below one that they may enter too."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+        Path(folder).chmod(0o755)
 
 
 def test_a_directory_that_cannot_be_written_holds_no_new_store(locked: Path) -> None:
@@ -311,3 +307,10 @@ async def with_one_run(path: Path) -> None:
     store = opened(path)
     await submitted(store, SPEC)
     await store.close()
+
+
+def test_a_directory_that_may_not_be_entered_holds_no_store_for_reading(locked: Path) -> None:
+    path = fresh_file(locked)
+    locked.chmod(0o700)
+    assert as_nobody(READ, str(path)) == "store_unavailable"
+    assert as_nobody(OPEN, str(path)) == "store_unavailable"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,14 @@ async def sqlite(folder: Path, clock: SetClock) -> AsyncIterator[Store]:
     store = SqliteStore.open_owner(fresh_file(folder), clock)
     yield store
     await store.close()
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a folder for a property's many small stores: in memory where the system has such a place, for no power fails."""
+    memory_disk = Path("/dev/shm")  # noqa: S108 -- only as the parent of a directory with a name of its own
+    with TemporaryDirectory(dir=memory_disk if memory_disk.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 BACK_ENDS: dict[str, BackEnd] = {"memory": memory, "sqlite": sqlite}

@@ -291,7 +291,7 @@ apiVersion: sovrun/v1
 kind: Dag
 metadata: {id: d}
 timeout: 30d
-failureBudget: 10
+failureBudget: 10.0
 steps:
   - {id: a, tool: {name: scan, deadline: 1.5s}, with: {x: 1}, timeout: 1h}
   - {id: b, confirm: {role: r, actor: "local:o'brien", show: {from: steps.a}, expires: 3650d, onExpiry: reject, barRequester: true}, needs: [a]}
@@ -300,6 +300,7 @@ steps:
 """
     form = normal_form(parsed(text))
     assert (form["timeoutUs"], form["failureBudget"]) == (2_592_000_000_000, 10)
+    assert type(form["failureBudget"]) is int
     a, c, d, b = (next(step for step in form["steps"] if step["id"] == id_) for id_ in "acdb")
     assert (a["tool"], a["with"], a["timeoutUs"]) == (
         {"name": "scan", "deadlineUs": 1_500_000},

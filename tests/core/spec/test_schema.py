@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -145,6 +145,8 @@ def test_the_published_schema_forbids_the_fields_that_a_kind_does_not_take(
     assert refused == fields_
 
 
+@example("a" * 256)
+@example("a" * 257)
 @given(st.text(max_size=5) | st.text("az:#![]~\"'\\", min_size=1, max_size=300))
 def test_a_document_names_the_actors_there_can_be(text: str) -> None:
     step = {"id": "a", "confirm": {"actor": text, "show": None}}

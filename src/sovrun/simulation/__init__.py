@@ -1,0 +1,1 @@
+"""What breaks things on purpose: a seeded simulator of stores, workers and faults, and an independent checker."""

@@ -18,7 +18,10 @@ class Clock(Protocol):
     """Time."""
 
     def now_us(self) -> int:
-        """Return the instant: whole microseconds since the Unix epoch."""
+        """Return the instant: whole microseconds since the Unix epoch. It may jump when the clock is set."""
+
+    def elapsed_us(self) -> int:
+        """Return whole microseconds since some fixed instant; it never jumps."""
 
 
 class Identity(Protocol):

@@ -52,6 +52,10 @@ class SystemClock:
         """See `Clock.now_us`."""
         return time.time_ns() // 1_000
 
+    def elapsed_us(self) -> int:
+        """See `Clock.elapsed_us`."""
+        return time.monotonic_ns() // 1_000
+
 
 class SystemIdentity:
     """UUIDv7 from the machine's clock and random source (RFC 9562)."""

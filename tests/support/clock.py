@@ -10,10 +10,15 @@ class SetClock:
 
     def __init__(self, now_us: int = START_US) -> None:
         self._now_us = now_us
+        self._elapsed_us = 0
 
     def now_us(self) -> int:
         return self._now_us
 
+    def elapsed_us(self) -> int:
+        return self._elapsed_us
+
     def advance(self, by_us: int) -> None:
         """Move the clock; a negative step stands for a clock that was set back."""
         self._now_us += by_us
+        self._elapsed_us += max(0, by_us)

@@ -61,7 +61,7 @@ def admitted(spec: DagSpec) -> World:
     head = Run(1, RunId("0" * 32), Tenant("t"), VERSION, INPUTS, 100, State.RECEIVED, Counts())
     before = World(plan, head, (Step(),) * plan.size, tuple(Tally(len(needs)) for needs in plan.needs))
     write = Write(plan, head, 0)
-    write.admit(Actor("local:tester"), "{}")
+    write.receive(Actor("local:tester"), "{}")
     return _after(before, write, list(before.tallies), {})
 
 

@@ -107,6 +107,18 @@ class IllegalTransition(SovrunError):
     code, title = "illegal_transition", "The lifecycle does not allow this move now"
 
 
+class ConfirmationChanged(SovrunError):
+    """What a person decides on is not what the step shows now."""
+
+    code, title = "confirmation_changed", "The decision is for something else than what is shown"
+
+
+class NotAllowed(SovrunError):
+    """The actor may not do this."""
+
+    code, title = "not_allowed", "The actor is not allowed to do this"
+
+
 class LeaseLost(SovrunError):
     """A worker reports on a step whose lease it no longer holds."""
 

@@ -52,11 +52,11 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepCompleted:
-    """The attempt returned; `environment` is the digest of what it ran in."""
+    """The step returned; `environment` is the digest of what it ran in, None when no worker ran it."""
 
     step_hash: Digest
     output: Digest
-    environment: Digest
+    environment: Digest | None
     attempt: int
     chosen: tuple[int, ...] | None = None
     """Plan positions of the optional dependents that the output chose, None when the step is not a selector."""
@@ -68,7 +68,7 @@ class StepCompleted:
         """Return the canonical JSON of what is recorded; `ids` are the ids of `chosen`."""
         chosen = "" if self.chosen is None else f'"chosen":[{",".join(map(_text, ids))}],'
         return (
-            f'{{"attempt":{self.attempt},{chosen}"environment":"{self.environment}",'
+            f'{{"attempt":{self.attempt},{chosen}"environment":{_text(self.environment)},'
             f'"outputHash":"{self.output}","stepHash":"{self.step_hash}"}}'
         )
 
@@ -202,6 +202,118 @@ class StepCancelled:
         return f'{{"cause":"{self.cause}","reason":"{self.reason}"}}'
 
 
+@dataclass(frozen=True, slots=True)
+class StepEntered:
+    """The engine itself takes a step that needs no worker, in the write that also says what comes of it."""
+
+    target: ClassVar[State] = State.EXECUTING
+    type: ClassVar[str] = "step.executing"
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        return '{"by":"engine"}'
+
+
+@dataclass(frozen=True, slots=True)
+class StepAwaitsAnswer:
+    """A tool is to answer what has the digest `shown`, until `until_us` when given."""
+
+    shown: Digest
+    step_hash: Digest
+    until_us: int | None
+
+    target: ClassVar[State] = State.AWAITING_TOOL
+    type: ClassVar[str] = "step.awaiting_tool"
+    reason: ClassVar[Reason] = Reason.TOOL
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        return _wait_data(self)
+
+
+@dataclass(frozen=True, slots=True)
+class StepAwaitsApproval:
+    """A person is to approve what has the digest `shown`, until `until_us` when given."""
+
+    shown: Digest
+    step_hash: Digest
+    until_us: int | None
+
+    target: ClassVar[State] = State.AWAITING_USER_CONFIRMATION
+    type: ClassVar[str] = "step.awaiting_user_confirmation"
+    reason: ClassVar[Reason] = Reason.CONFIRMATION
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        return _wait_data(self)
+
+
+def _wait_data(event: StepAwaitsAnswer | StepAwaitsApproval) -> str:
+    until = None if event.until_us is None else time_text(event.until_us)
+    return (
+        f'{{"reason":"{event.reason}","shownHash":"{event.shown}","stepHash":"{event.step_hash}",'
+        f'"until":{_text(until)}}}'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StepResumed:
+    """Someone outside has spoken: the request with the digest `answer` ends a wait.
+
+    Args:
+        decision: `answered`, `failed`, `approved` or `rejected`.
+        rationale: digest of why, when a reason was given.
+    """
+
+    decision: str
+    answer: Digest
+    rationale: Digest | None
+
+    target: ClassVar[State] = State.EXECUTING
+    type: ClassVar[str] = "step.executing"
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        return (
+            f'{{"answerHash":"{self.answer}","decision":"{self.decision}",'
+            f'"rationaleHash":{_text(self.rationale)}}}'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepReused:
+    """The engine takes a step whose output an earlier run `source` has recorded under the same step hash."""
+
+    source: RunId
+
+    target: ClassVar[State] = State.EXECUTING
+    type: ClassVar[str] = "step.executing"
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        return f'{{"by":"engine","reusedFrom":"{self.source}"}}'
+
+
+@dataclass(frozen=True, slots=True)
+class StepStopped:
+    """The step failed without a failed attempt: rejected, answered with a failure, or out of time.
+
+    Args:
+        error: digest of the document that says why, when there is one.
+    """
+
+    reason: str
+    cause: Cause
+    error: Digest | None = None
+
+    target: ClassVar[State] = State.FAILED
+    type: ClassVar[str] = "step.failed"
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        return f'{{"cause":"{self.cause}","errorHash":{_text(self.error)},"reason":"{self.reason}"}}'
+
+
 StepEvent = (
     StepQueued
     | StepStarted
@@ -210,6 +322,12 @@ StepEvent = (
     | StepLeaseExpired
     | StepFailed
     | StepCancelled
+    | StepEntered
+    | StepAwaitsAnswer
+    | StepAwaitsApproval
+    | StepResumed
+    | StepReused
+    | StepStopped
 )
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from sovrun.core.canonical import canonical, digest_of
 from sovrun.core.ids import DagId, Digest, RunId, StepId, Tenant
 from sovrun.core.lifecycle import TERMINAL, Cause, State
-from sovrun.core.spec.model import Kind, StepSpec
+from sovrun.core.spec.model import Confirmation, StepSpec, ToolWait
 
 
 class CodeFile(NamedTuple):
@@ -106,7 +106,12 @@ def step_hash_suffix(step: StepSpec) -> str:
     return f'","kind":"sovrun.step","secrets":[],"stepKind":"{step.kind}","version":1}}'
 
 
-def _plain(entry: tuple[str, ...] | Mapping[str, Any]) -> Any:
+def _plain(entry: tuple[str, ...] | ToolWait | Confirmation | Mapping[str, Any]) -> Any:
+    """Return an entry as it enters the step hash: what is done and who may do it, not how long that may take."""
+    if isinstance(entry, ToolWait):
+        return {"tool": entry.name}
+    if isinstance(entry, Confirmation):
+        return {"actor": entry.actor, "barRequester": entry.bar_requester, "role": entry.role}
     return dict(entry) if isinstance(entry, Mapping) else list(entry)
 
 
@@ -210,7 +215,3 @@ def parse_replay_token(text: str) -> tuple[RunId, Digest, Digest] | None:
     """Return the parts of a replay token, None when `text` is none."""
     parts = _REPLAY_TOKEN.fullmatch(text)
     return None if parts is None else (RunId(parts[1]), Digest(parts[2]), Digest(parts[3]))
-
-
-SANDBOXED: Final = frozenset({Kind.PYTHON, Kind.ARGV})
-"""Kinds of steps that an executor runs; a replay executes these again."""

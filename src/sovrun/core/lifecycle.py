@@ -55,11 +55,22 @@ class Reason(StrEnum):
     # waits
     RETRY_DUE = "retry_due"
     LEASE_EXPIRED = "lease_expired"
+    TOOL = "tool"
+    CONFIRMATION = "confirmation"
+    DAG_PAUSED = "dag_paused"
+    TENANT_PAUSED = "tenant_paused"
+    RUN_LIMIT = "run_limit"
+    # the end of a wait, or of the time there was
+    REJECTED = "rejected"
+    CONFIRMATION_EXPIRED = "confirmation_expired"
+    TOOL_EXPIRED = "tool_expired"
+    STEP_TIMEOUT = "step_timeout"
+    RUN_TIMEOUT = "run_timeout"
     # the decision about a failed attempt
     RETRY_SCHEDULED = "retry_scheduled"
     ATTEMPT_BUDGET_EXHAUSTED = "attempt_budget_exhausted"
     FAILURE_BUDGET_EXHAUSTED = "failure_budget_exhausted"
-    NOT_RETRYABLE = "not_retryable"
+    RUN_BUDGET_EXHAUSTED = "run_budget_exhausted"
     # never executed
     UPSTREAM_FAILED = "upstream_failed"
     NOT_SELECTED = "not_selected"

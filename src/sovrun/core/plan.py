@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sovrun.core.ids import StepId
-from sovrun.core.spec.model import DagSpec, StepSpec
+from sovrun.core.spec.model import WORKER_KINDS, DagSpec, StepSpec
 
 
 class Cycle(ValueError):
@@ -86,6 +86,7 @@ class Plan:
         index: position by step id.
         needs: of each position, the positions it waits for, ascending.
         dependents: of each position, the positions that wait for it, ascending.
+        has_waits: some steps are not run by workers; has_timeouts: some steps have a time for all their attempts.
         selectable: of each position, those dependents of it that its output chooses among.
     """
 
@@ -95,6 +96,8 @@ class Plan:
     needs: tuple[tuple[int, ...], ...]
     dependents: tuple[tuple[int, ...], ...]
     selectable: Mapping[int, frozenset[int]]
+    has_waits: bool
+    has_timeouts: bool
 
     @property
     def size(self) -> int:
@@ -121,4 +124,6 @@ def plan_of(spec: DagSpec) -> Plan:
             for position, step in enumerate(spec.steps)
             if step.select
         },
+        has_waits=any(step.kind not in WORKER_KINDS for step in spec.steps),
+        has_timeouts=any(step.timeout_us is not None for step in spec.steps),
     )

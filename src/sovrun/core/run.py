@@ -16,17 +16,21 @@ from sovrun.core.errors import IllegalTransition
 from sovrun.core.events import (
     ENGINE,
     Fact,
+    StepAwaitsAnswer,
+    StepAwaitsApproval,
     StepCancelled,
     StepCompleted,
     StepEvent,
     StepFailed,
     StepStarted,
+    StepStopped,
     grouped,
 )
 from sovrun.core.identity import Outcome
 from sovrun.core.ids import Actor, Digest, RunId, Tenant, WorkerId
 from sovrun.core.lifecycle import (
     TERMINAL,
+    Cause,
     Counts,
     Reason,
     RunFacts,
@@ -37,7 +41,8 @@ from sovrun.core.lifecycle import (
     run_state,
 )
 from sovrun.core.plan import Plan
-from sovrun.core.step import QUEUED, RECEIVED, Start, Step, StepCommand, cancel_cause, decide, evolve
+from sovrun.core.spec.model import WORKER_KINDS
+from sovrun.core.step import QUEUED, RECEIVED, Fail, Start, Step, StepCommand, cancel_cause, decide, evolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,10 @@ class Run:
         counts: of steps by state.
         started: a step has started once; cancelled: a cancellation was accepted; stopping: `failFast` has struck.
         sequence: of the last recorded event, from 1; time_us: its time.
+        failures: reported by all steps together.
+        admitted: its steps may be queued; False while it waits for a quota or an unpause, named by `reason`.
+        parent: the run of which it is a re-run, whose outputs may be reused.
+        cancel: digest of the accepted request for cancellation.
     """
 
     key: int
@@ -68,6 +77,10 @@ class Run:
     outcome: Digest | None = None
     outputs: Digest | None = None
     reproducible: bool | None = None
+    failures: int = 0
+    admitted: bool = True
+    parent: RunId | None = None
+    cancel: Digest | None = None
 
 
 Deltas: TypeAlias = dict[int, Tally]
@@ -100,15 +113,24 @@ class Write:
         facts: what is recorded, in order.
         steps: the changed steps by position, as they are after the write.
         ready: positions that this write queued and nobody has claimed yet, ascending within one settling.
+        pending: positions that this write queued and that the engine itself is to take up: waits, and steps of a re-run.
+        lingering: leases (position, fence, worker) whose steps ended without a report, so their processes may still run.
+        timers: instants at which a step's time is over, or with position -1 the run's.
     """
 
     __slots__ = (
         "_counts",
         "_ended",
+        "admitted",
+        "cancel",
+        "cancel_note",
         "cancelled",
         "facts",
+        "failures",
+        "lingering",
         "now_us",
         "outcome",
+        "pending",
         "plan",
         "ready",
         "reason",
@@ -117,6 +139,7 @@ class Write:
         "state",
         "steps",
         "stopping",
+        "timers",
     )
 
     def __init__(self, plan: Plan, run: Run, now_us: int) -> None:
@@ -126,6 +149,13 @@ class Write:
         self.facts: list[Fact] = []
         self.steps: dict[int, Step] = {}
         self.ready: list[int] = []
+        self.pending: list[int] = []
+        self.timers: list[tuple[int, int]] = []
+        self.lingering: list[tuple[int, int, WorkerId]] = []
+        self.failures = run.failures
+        self.admitted = run.admitted
+        self.cancel = run.cancel
+        self.cancel_note: Digest | None = None
         self.state = run.state
         self.reason = run.reason
         self.started = run.started
@@ -137,26 +167,60 @@ class Write:
 
     # --- moves of steps ---------------------------------------------------------------------------------------------
 
-    def admit(self, actor: Actor, data: str) -> None:
-        """Record that the run was received, and queue the steps that need nothing."""
+    def receive(self, actor: Actor, data: str, waits_for: Reason | None = None) -> None:
+        """Record that the run was received; unless it `waits_for` a quota or an unpause, admit it at once."""
         self.facts.append(Fact("run.received", -1, actor, data))
         self._counts[0] = self.plan.size
+        if self.plan.spec.timeout_us is not None:
+            self.timers.append((self.now_us + self.plan.spec.timeout_us, -1))
+        self.reason = waits_for
+        self.admitted = False
+        if waits_for is None:
+            self.admit()
+
+    def admit(self) -> None:
+        """Queue the steps that need nothing."""
+        self.admitted = True
+        self.reason = None
         self._queue([position for position, needs in enumerate(self.plan.needs) if not needs])
         self.derive()
 
     def move(self, position: int, step: Step, command: StepCommand, actor: Actor) -> Step:
         """Apply a command to a step and record what it causes. Raises: LeaseLost, IllegalTransition."""
-        retry = self.plan.steps[position].retry
-        event = decide(step, command, retry, self.now_us, stopping=self.stopping)
-        after = evolve(step, event)
-        self.facts.append(Fact(event.type, position, actor, self._data(event)))
-        self.steps[position] = after
-        self._count(step.state, after.state)
-        if isinstance(event, StepStarted):
-            self.started = True
-        elif isinstance(event, StepCompleted | StepFailed):
-            self._ended.append((position, self._ending(position, event)))
-        return after
+        failed = isinstance(command, Fail)
+        event = decide(
+            step,
+            command,
+            self.plan.steps[position].retry,
+            self.now_us,
+            stopping=self.stopping,
+            run_budget_left=not self._spent(self.failures + failed),
+        )
+        self.failures += failed
+        return self.happen(position, step, (event,), actor)
+
+    def happen(self, position: int, step: Step, events: Iterable[StepEvent], actor: Actor) -> Step:
+        """Record what happened to one step, in order, and return what became of it."""
+        before = step.state
+        for event in events:
+            if isinstance(event, StepStopped):
+                self._leave_behind(position, step)
+            step = evolve(step, event)
+            self.facts.append(Fact(event.type, position, actor, self._data(event)))
+            if event.target is State.EXECUTING:
+                self.started = True
+            elif isinstance(event, StepAwaitsAnswer | StepAwaitsApproval):
+                if event.until_us is not None:
+                    self.timers.append((event.until_us, position))
+            elif isinstance(event, StepCompleted | StepFailed | StepStopped):
+                self._ended.append((position, self._ending(position, event)))
+        self.steps[position] = step
+        self._count(before, step.state)
+        return step
+
+    def _spent(self, failures: int) -> bool:
+        budget = self.plan.spec.failure_budget
+        return budget is not None and failures >= budget
 
     def start(self, claimed: Sequence[tuple[int, Step]], worker: WorkerId, actor: Actor) -> None:
         """Lease steps to a worker: queued ones and those whose wait is over."""
@@ -177,17 +241,33 @@ class Write:
 
     def stop(self, positions: Sequence[tuple[int, Step]], reason: Reason, actor: Actor) -> None:
         """Cancel steps that are not terminal, all for one reason, in plan order: one event."""
-        event = StepCancelled(reason, cancel_cause(reason))
-        for position, step in positions:
-            self.steps[position] = evolve(step, event)
-            self._count(step.state, State.CANCELLED)
-        self._group(event.type, event.data(), [position for position, _ in positions], actor)
-        ready = {position for position, _ in positions}
-        self.ready = [position for position in self.ready if position not in ready]
-        if reason is Reason.FAIL_FAST:
-            self.stopping = True
-        elif reason is Reason.RUN_CANCELLED:
+        self._all_become(positions, StepCancelled(reason, cancel_cause(reason)), actor)
+        if reason is Reason.RUN_CANCELLED:
             self.cancelled = True
+        else:
+            self.stopping = True
+
+    def run_out(self, positions: Sequence[tuple[int, Step]], reason: Reason) -> None:
+        """Fail all steps that are not terminal, because the time there was is over: one event."""
+        self._all_become(positions, StepStopped(reason, Cause.CIRCUMSTANCE), ENGINE)
+        self.stopping = True
+
+    def _all_become(
+        self, positions: Sequence[tuple[int, Step]], event: StepCancelled | StepStopped, actor: Actor
+    ) -> None:
+        for position, step in positions:
+            self._leave_behind(position, step)
+            self.steps[position] = evolve(step, event)
+            self._count(step.state, event.target)
+        self._group(event.type, event.data(), [position for position, _ in positions], actor)
+        gone = {position for position, _ in positions}
+        self.ready = [position for position in self.ready if position not in gone]
+        self.pending = [position for position in self.pending if position not in gone]
+
+    def _leave_behind(self, position: int, step: Step) -> None:
+        """Note that a worker still runs a step that is over: its slot is free only when the process is known dead."""
+        if step.state is State.EXECUTING and step.worker is not None:
+            self.lingering.append((position, step.fence, step.worker))
 
     def settle(self) -> Generator[Deltas, Tallies, None]:
         """Decide the steps whose needs have all become terminal in this write, and those that follow from them.
@@ -257,7 +337,18 @@ class Write:
             self.steps[position] = QUEUED
         self._counts[0] -= len(positions)
         self._counts[1] += len(positions)
-        self.ready.extend(positions)
+        if self.run.parent is not None:
+            self.pending.extend(positions)
+        elif self.plan.has_waits:
+            self.pending.extend(p for p in positions if self.plan.steps[p].kind not in WORKER_KINDS)
+            self.ready.extend(p for p in positions if self.plan.steps[p].kind in WORKER_KINDS)
+        else:
+            self.ready.extend(positions)
+        if self.plan.has_timeouts:
+            timeouts = ((self.plan.steps[position].timeout_us, position) for position in positions)
+            self.timers.extend(
+                (self.now_us + after, position) for after, position in timeouts if after is not None
+            )
         self._group("step.queued", "{}", positions, ENGINE)
 
     def _group(self, type_: str, data: str, positions: Sequence[int], actor: Actor) -> None:
@@ -272,8 +363,8 @@ class Write:
             return event.data([self.plan.steps[position].id for position in event.chosen or ()])
         return "{}" if event.type == "step.queued" else event.data()  # type: ignore[union-attr]
 
-    def _ending(self, position: int, event: StepCompleted | StepFailed) -> Ending:
-        if isinstance(event, StepFailed):
+    def _ending(self, position: int, event: StepCompleted | StepFailed | StepStopped) -> Ending:
+        if not isinstance(event, StepCompleted):
             return (1, 0, None)
         chosen = event.chosen
         return (0, 0, frozenset(chosen) if chosen is not None and position in self.plan.selectable else None)
@@ -285,13 +376,13 @@ class Write:
     # --- the run ----------------------------------------------------------------------------------------------------
 
     @property
-    def struck(self) -> bool:
-        """Whether `failFast` asks for the rest of the run to be cancelled now."""
-        return (
-            self.plan.spec.fail_fast
-            and not (self.stopping or self.cancelled)
-            and self._counts[5] > self.run.counts.failed
-        )
+    def struck(self) -> Reason | None:
+        """Why the rest of the run is to be cancelled now: `failFast`, or the run's failure budget; None when it is not."""
+        if self.stopping or self.cancelled or self._counts[5] == self.run.counts.failed:
+            return None
+        if self.plan.spec.fail_fast:
+            return Reason.FAIL_FAST
+        return Reason.RUN_BUDGET_EXHAUSTED if self._spent(self.failures) else None
 
     @property
     def ending(self) -> State | None:
@@ -322,8 +413,9 @@ class Write:
         for state in run_path(self.state, target):
             data = "{}"
             if state is target:
+                note = "" if self.cancel_note is None else f'"noteHash":"{self.cancel_note}",'
                 data = (
-                    f'{{"outcomeHash":"{outcome.outcome}","outputsHash":"{outcome.outputs}",'
+                    f'{{{note}"outcomeHash":"{outcome.outcome}","outputsHash":"{outcome.outputs}",'
                     f'"reason":{reason},"reproducible":{reproducible}}}'
                 )
             self.facts.append(Fact(f"run.{state}", -1, actor, data))
@@ -341,6 +433,9 @@ class Write:
             started=self.started,
             cancelled=self.cancelled,
             stopping=self.stopping,
+            failures=self.failures,
+            admitted=self.admitted,
+            cancel=self.cancel,
             sequence=self.run.sequence + len(self.facts),
             time_us=self.now_us if self.facts else self.run.time_us,
             outcome=None if outcome is None else outcome.outcome,

@@ -13,14 +13,20 @@ from sovrun.core.errors import CorruptHistory, IllegalTransition, LeaseLost
 from sovrun.core.events import (
     Budget,
     Failure,
+    StepAwaitsAnswer,
+    StepAwaitsApproval,
     StepCancelled,
     StepCompleted,
+    StepEntered,
     StepEvent,
     StepFailed,
     StepLeaseExpired,
     StepQueued,
+    StepResumed,
     StepRetryScheduled,
+    StepReused,
     StepStarted,
+    StepStopped,
 )
 from sovrun.core.ids import Digest, WorkerId
 from sovrun.core.lifecycle import TRANSITIONS, Cause, Reason, State, is_move
@@ -41,6 +47,7 @@ class Step:
         fence: fencing number of the current or next lease.
         until_us: when a wait ends.
         failure: code of the last failed attempt; error: digest of its document.
+        shown: digest of what a tool or person is asked; answer: digest of the request that ended the wait.
     """
 
     state: State = State.RECEIVED
@@ -57,6 +64,8 @@ class Step:
     failure: str | None = None
     error: Digest | None = None
     environment: Digest | None = None
+    shown: Digest | None = None
+    answer: Digest | None = None
 
 
 RECEIVED: Final = Step()
@@ -105,16 +114,25 @@ StepCommand = Start | Complete | Fail | LoseLease | Cancel
 
 
 def decide(
-    step: Step, command: StepCommand, retry: Retry, now_us: int, *, stopping: bool = False
+    step: Step,
+    command: StepCommand,
+    retry: Retry,
+    now_us: int,
+    *,
+    stopping: bool = False,
+    run_budget_left: bool = True,
 ) -> StepEvent:
     """Return the event `command` causes at `now_us`; change nothing.
 
     Args:
-        retry: the step's policy; stopping: the run is being stopped by `failFast`, so nothing is tried again.
+        retry: the step's policy; stopping: the run is being stopped, so nothing is tried again.
+        run_budget_left: the run's failure budget admits another failure after this one.
     Raises: LeaseLost when a report comes from another lease than the current one; IllegalTransition when the
         lifecycle has no such move.
     """
     event = _outcome_of(step, command, retry, now_us, stopping=stopping)
+    if isinstance(event, StepRetryScheduled) and not run_budget_left:
+        event = StepFailed(Reason.RUN_BUDGET_EXHAUSTED, Cause.CIRCUMSTANCE, event.budget, event.failure)
     if not is_move(step.state, event.target):
         raise _illegal(step, command)  # no command of a step may use the table's answer "no change"
     return event
@@ -240,6 +258,8 @@ def evolve(step: Step, event: StepEvent) -> Step:
                 step_hash=event.step_hash,
                 output=event.output,
                 environment=event.environment,
+                shown=step.shown,
+                answer=step.answer,
             )
         case StepRetryScheduled():
             return _failed_step(
@@ -269,6 +289,42 @@ def evolve(step: Step, event: StepEvent) -> Step:
                 fence=fence,
                 worker=None,
                 until_us=None,
+            )
+        case _:
+            return _evolve_unattended(step, event, fence)
+
+
+def _evolve_unattended(
+    step: Step,
+    event: StepEntered | StepReused | StepAwaitsAnswer | StepAwaitsApproval | StepResumed | StepStopped,
+    fence: int,
+) -> Step:
+    """Return `step` after an event in which no worker has a part."""
+    match event:
+        case StepEntered() | StepReused():
+            return replace(step, state=State.EXECUTING)
+        case StepAwaitsAnswer() | StepAwaitsApproval():
+            return replace(
+                step,
+                state=event.target,
+                reason=event.reason,
+                fence=fence,
+                until_us=event.until_us,
+                step_hash=event.step_hash,
+                shown=event.shown,
+            )
+        case StepResumed():
+            return replace(step, state=State.EXECUTING, reason=None, until_us=None, answer=event.answer)
+        case StepStopped():
+            return replace(
+                step,
+                state=State.FAILED,
+                reason=event.reason,
+                cause=event.cause,
+                fence=fence,
+                worker=None,
+                until_us=None,
+                error=event.error or step.error,
             )
 
 

@@ -1,42 +1,53 @@
 """Whose turn it is: how the slots of one claim are shared among tenants.
 
-Owns: `in_turn`. Tenants take turns in the order of their ids, going on after the one served last.
+Owns: `Turn`, `in_turn`. Tenants take turns in the order of their ids; in each turn a tenant may take as many steps as
+its weight. The cursor says who is served and how much of the turn is used up, so the next claim goes on where this one
+ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from sovrun.core.ids import Tenant
 
 Item = TypeVar("Item")
 
 
-def turn_order(tenants: Iterable[Tenant], last: Tenant) -> list[Tenant]:
-    """Return tenants in the order of their turns, the first being the one after `last` ("" for nobody yet)."""
-    ordered = sorted(tenants)
-    return [tenant for tenant in ordered if tenant > last] + [tenant for tenant in ordered if tenant <= last]
+class Turn(NamedTuple):
+    """The cursor: whose turn it was last ("" for nobody yet), and how many steps it has taken in that turn."""
+
+    tenant: Tenant = Tenant("")
+    used: int = 0
 
 
 def in_turn(
-    queues: Mapping[Tenant, Sequence[Item]], slots: int, last: Tenant
-) -> tuple[list[tuple[Tenant, Item]], Tenant]:
-    """Return up to `slots` items, one tenant's head after another's, and the tenant that was served last.
+    queues: Mapping[Tenant, Sequence[Item]], slots: int, turn: Turn, weights: Mapping[Tenant, int]
+) -> tuple[list[tuple[Tenant, Item]], Turn]:
+    """Return up to `slots` items, tenants in turn, and the cursor after them.
 
     Args:
         queues: of each tenant the head of its queue, at most `slots` items needed.
-        last: who was served last before.
+        weights: of tenants, where not 1.
     """
     taken: list[tuple[Tenant, Item]] = []
-    depth = 0
-    order = turn_order((tenant for tenant, queue in queues.items() if queue), last)
-    while order and len(taken) < slots:
-        for tenant in order:
-            taken.append((tenant, queues[tenant][depth]))
-            last = tenant
-            if len(taken) == slots:
-                break
-        depth += 1
-        order = [tenant for tenant in order if len(queues[tenant]) > depth]
-    return taken, last
+    depths = dict.fromkeys(queues, 0)
+    waiting = sorted(tenant for tenant, queue in queues.items() if queue)
+    while waiting and len(taken) < slots:
+        turn = _next(waiting, turn, weights)
+        tenant = turn.tenant
+        depth = depths[tenant]
+        taken.append((tenant, queues[tenant][depth]))
+        depths[tenant] = depth + 1
+        if depth + 1 == len(queues[tenant]):
+            waiting.remove(tenant)
+    return taken, turn
+
+
+def _next(waiting: Sequence[Tenant], turn: Turn, weights: Mapping[Tenant, int]) -> Turn:
+    """Return the cursor for the next item: the same tenant while its turn lasts, else the next one in order."""
+    if turn.tenant in waiting and turn.used < weights.get(turn.tenant, 1):
+        return Turn(turn.tenant, turn.used + 1)
+    later = [tenant for tenant in waiting if tenant > turn.tenant]
+    return Turn(later[0] if later else waiting[0], 1)

@@ -15,10 +15,9 @@ import jsonschema_rs
 from sovrun.core.canonical import canonical, decode, parse, sha256_hex
 from sovrun.core.errors import CodeUnavailable, FileUnavailable, InvalidValue
 from sovrun.core.events import Failure
-from sovrun.core.identity import SANDBOXED
 from sovrun.core.ids import Digest, StepId, Tenant
 from sovrun.core.plan import Plan, plan_of
-from sovrun.core.spec.model import Reference
+from sovrun.core.spec.model import WORKER_KINDS, Reference
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.core.step import Complete, Fail
 from sovrun.engine.resolve import (
@@ -91,7 +90,7 @@ class Attempts:
             schemas={
                 position: jsonschema_rs.Draft202012Validator(dict(step.outputs), validate_formats=True)
                 for position, step in enumerate(plan.steps)
-                if step.outputs is not None and step.kind in SANDBOXED
+                if step.outputs is not None and step.kind in WORKER_KINDS
             },
         )
         _remember(self._workloads, (lease.tenant, lease.version), workload, WORKLOADS_MAX)

@@ -31,7 +31,8 @@ class Engine:
         self._files = files
         self._executor = executor
         worker = WorkerId(f"{name}/{identity.fresh()}")
-        self._worker = Worker(worker, store, files, executor, slots=slots, ended=self._run_ended)
+        self._worker = Worker(worker, store, files, executor, slots=slots)
+        store.subscribe(self._run_ended)
         self._working: asyncio.Task[None] | None = None
         self._waiting: dict[RunId, list[asyncio.Future[None]]] = {}
         self.resumed = 0

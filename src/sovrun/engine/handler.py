@@ -13,9 +13,9 @@ import jsonschema_rs
 
 from sovrun.core.canonical import canonical, digest_of, path_text, sha256_hex
 from sovrun.core.errors import InvalidInputs, StepKindUnavailable
-from sovrun.core.identity import SANDBOXED, RunKey, dag_version, run_id_of, run_token
+from sovrun.core.identity import RunKey, dag_version, run_id_of, run_token
 from sovrun.core.ids import Actor, Digest, Tenant
-from sovrun.core.spec.model import DagSpec
+from sovrun.core.spec.model import WORKER_KINDS, DagSpec
 from sovrun.core.spec.normal import normal_form
 from sovrun.store.protocol import INLINE_MAX, PRIORITY_DEFAULT, Payload, Registration, Submission
 
@@ -64,7 +64,7 @@ def known_dag(tenant: Tenant, spec: DagSpec, code: Digest, source: str = "") -> 
     Raises: StepKindUnavailable when it has steps that no worker of this installation runs.
     """
     for step in spec.steps:
-        if step.kind not in SANDBOXED:
+        if step.kind not in WORKER_KINDS:
             raise StepKindUnavailable(
                 f"step {step.id} is of kind {step.kind}, which this version cannot run yet",
                 hint="python and argv steps run",

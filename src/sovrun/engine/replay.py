@@ -13,10 +13,11 @@ from typing import Any
 
 from sovrun.core.canonical import decode
 from sovrun.core.errors import FileUnavailable, NotFound
-from sovrun.core.identity import SANDBOXED, RunKey
+from sovrun.core.identity import RunKey
 from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant
 from sovrun.core.lifecycle import TERMINAL, Cause, State
 from sovrun.core.plan import Plan, plan_of
+from sovrun.core.spec.model import WORKER_KINDS
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.core.step import Step
 from sovrun.engine.engine import Engine
@@ -116,7 +117,7 @@ async def replay(recorded: Recorded, code: Code, engine: Engine, scratch: Reads,
     intact = all(step.cause is not Cause.CIRCUMSTANCE for step in recorded.steps)
     verdicts = tuple(
         compare(spec.id, before, after, intact=intact)
-        if spec.kind in SANDBOXED
+        if spec.kind in WORKER_KINDS
         else StepVerdict(spec.id, Verdict.RECORDED, before, None)
         for spec, before, after in zip(recorded.plan.steps, recorded.steps, replayed, strict=True)
     )

@@ -6,14 +6,14 @@ Owns: the rhythm in which a worker claims and commits. It holds no truth: whatev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Final
 
-from sovrun.core.ids import RunId, WorkerId
+from sovrun.core.ids import WorkerId
 from sovrun.engine.attempt import Attempts
 from sovrun.ports import Executor, Files
-from sovrun.store.protocol import Committed, Lease, Report, Store
+from sovrun.store.protocol import Lease, Report, Store
 
 PATIENCE_US: Final = 3_600 * 1_000_000
 BATCH_FIRST: Final = 16
@@ -35,15 +35,13 @@ class Worker:
         executor: Executor,
         *,
         slots: int,
-        ended: Callable[[RunId], None],
     ) -> None:
-        """Args: slots: steps at a time; ended: told of every run that this worker's reports brought to its end."""
+        """Args: slots: steps at a time."""
         self._name = name
         self._store = store
         self._executor = executor
         self._attempts = Attempts(store, files, executor)
         self._slots = slots
-        self._ended = ended
         self._told_to_stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -70,7 +68,7 @@ class Worker:
             for number, lease in enumerate(leases, 1):
                 reports.append(await self._attempts.execute(lease))
                 if perf_counter() - since > REPORT_SECONDS and number < len(leases):
-                    self._tell(await self._store.commit(reports, worker=self._name))
+                    await self._store.commit(reports, worker=self._name)
                     reports = []
                     since = perf_counter()
             quick = perf_counter() - begun < BATCH_SECONDS
@@ -79,7 +77,8 @@ class Worker:
             elif len(leases) == batch:
                 batch = min(BATCH_MAX, batch * 2)
             slots = 0 if self._told_to_stop.is_set() else batch
-            leases = self._tell(await self._store.commit(reports, worker=self._name, slots=slots))
+            committed = await self._store.commit(reports, worker=self._name, slots=slots)
+            leases = committed.leases
 
     async def _run_beside(self) -> None:
         """Execute steps beside each other, at most `slots` at a time, while one claim waits for more."""
@@ -103,15 +102,13 @@ class Worker:
                 done = {task for task in running if task.done()}
                 running -= done
                 if done:
-                    slots = (
-                        0
-                        if self._told_to_stop.is_set()
-                        else self._slots - len(running) - len(leases) - reserved
+                    free = self._slots - len(running) - len(leases) - reserved
+                    committed = await self._store.commit(
+                        [task.result() for task in done],
+                        worker=self._name,
+                        slots=0 if self._told_to_stop.is_set() else free,
                     )
-                    reports = [task.result() for task in done]
-                    leases.extend(
-                        self._tell(await self._store.commit(reports, worker=self._name, slots=slots))
-                    )
+                    leases.extend(committed.leases)
                 running |= {asyncio.create_task(self._attempts.execute(lease)) for lease in leases}
         finally:
             for task in running:
@@ -120,8 +117,3 @@ class Worker:
 
     async def _claim(self, slots: int) -> Sequence[Lease]:
         return await self._store.claim(self._name, slots, patience_us=PATIENCE_US)
-
-    def _tell(self, committed: Committed) -> Sequence[Lease]:
-        for run in committed.ended:
-            self._ended(run)
-        return committed.leases

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sovrun.core.canonical import canonical, decode
+from sovrun.core.errors import IdempotencyKeyConflict
 from sovrun.core.events import Event, plain_fields
+from sovrun.core.ids import Digest, RunId
 from sovrun.core.run import Deltas, Tallies, Write
-from sovrun.store.protocol import Submission
+from sovrun.store.protocol import Submission, Submitted
 
 
 def received_data(submission: Submission) -> str:
@@ -23,6 +25,11 @@ def received_data(submission: Submission) -> str:
         "inputsHash": submission.inputs.digest,
         "isolation": submission.isolation,
         "key": decode(submission.key.encode()),
+        **(
+            {}
+            if submission.parent is None
+            else {"parent": submission.parent, "fromStep": submission.from_step}
+        ),
         "noteHash": None if submission.note is None else submission.note.digest,
         "priority": submission.priority,
         "runToken": submission.token,
@@ -55,3 +62,14 @@ def drive(write: Write, apply: Callable[[Deltas], Tallies]) -> None:
 def shown(event: Event) -> dict[str, Any]:
     """Return an event as the object that faces show."""
     return plain_fields(event, decode(event.data.encode()))
+
+
+def same_request(submission: Submission, request: Digest, run: RunId) -> Submitted:
+    """Return the answer to a caller's key that was used before. Raises: IdempotencyKeyConflict."""
+    if request != submission.request:
+        raise IdempotencyKeyConflict(
+            f"the key {submission.caller_key!r} of DAG {submission.dag} belongs to run {run}, made by another request",
+            hint="use another key, or send the same inputs and version",
+            run=run,
+        )
+    return Submitted(run, created=False)

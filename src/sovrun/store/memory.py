@@ -9,77 +9,41 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
+from sovrun.core.actions import Action, CancelRun, perform, time_is_over
 from sovrun.core.canonical import decode
-from sovrun.core.errors import IdempotencyKeyConflict, LeaseLost, NotFound
-from sovrun.core.events import ENGINE, Event
+from sovrun.core.errors import LeaseLost, NotFound
+from sovrun.core.events import ENGINE
 from sovrun.core.identity import StepResult, outcome_of
-from sovrun.core.ids import Actor, DagId, Digest, RunId, Tenant, WorkerId
+from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
+from sovrun.core.lanes import Lane
 from sovrun.core.lifecycle import TERMINAL, Counts, Reason, State, Tally
-from sovrun.core.plan import Plan, plan_of
+from sovrun.core.plan import plan_of
 from sovrun.core.run import Deltas, Run, Tallies, Write
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.core.step import LoseLease, Step, is_repeat
 from sovrun.core.turns import in_turn
-from sovrun.ports import Clock
-from sovrun.store.codec import drive, events_of, received_data
+from sovrun.store.codec import drive, events_of, received_data, same_request
+from sovrun.store.kept import RETAKEN, UNSTARTED, Kept, KeptSteps, MemoryReads, Place, Waiter
 from sovrun.store.protocol import (
+    Acted,
     Committed,
     DagRecord,
+    Governance,
     Lease,
     Payload,
+    Pending,
     Registration,
     Report,
-    RunRecord,
+    Revoked,
     Submission,
     Submitted,
 )
 
-_UNSTARTED = frozenset({State.RECEIVED, State.QUEUED, State.AWAITING_TOOL, State.AWAITING_USER_CONFIRMATION})
 
-
-@dataclass(slots=True)
-class _Kept:
-    """One run with all that belongs to it."""
-
-    head: Run
-    submission: Submission
-    plan: Plan
-    steps: list[Step]
-    tallies: list[Tally]
-    events: list[Event] = field(default_factory=list)
-    created_us: int = 0
-    started_us: int | None = None
-    ended_us: int | None = None
-
-
-@dataclass(slots=True)
-class _Waiter:
-    """A claim that waits for work."""
-
-    worker: WorkerId
-    slots: int
-    answer: asyncio.Future[Sequence[Lease]]
-
-
-class MemoryStore:
+class MemoryStore(MemoryReads):
     """A store that lives as long as its process."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._dags: dict[tuple[Tenant, Digest], DagRecord] = {}
-        self._plans: dict[tuple[Tenant, Digest], Plan] = {}
-        self._runs: dict[int, _Kept] = {}
-        self._by_id: dict[tuple[Tenant, RunId], int] = {}
-        self._by_key: dict[tuple[Tenant, DagId, str], tuple[Digest, RunId]] = {}
-        self._payloads: dict[tuple[Tenant, Digest], bytes] = {}
-        self._queue: dict[Tenant, list[tuple[int, int, int]]] = {}
-        self._due: list[tuple[int, int, int]] = []
-        self._served = Tenant("")
-        self._waiters: list[_Waiter] = []
-        self._alarm: asyncio.TimerHandle | None = None
 
     # --- writes -----------------------------------------------------------------------------------------------------
 
@@ -88,6 +52,7 @@ class MemoryStore:
         name = (registration.tenant, registration.version)
         if name in self._dags:
             return False
+        self._lane(registration.tenant, registration.dag)
         self._plans[name] = plan_of(spec_from_normal(decode(registration.normal)))
         self._dags[name] = DagRecord(
             registration.dag,
@@ -104,7 +69,7 @@ class MemoryStore:
         if submission.caller_key is not None:
             first = self._by_key.get((tenant, submission.dag, submission.caller_key))
             if first is not None:
-                return _same_request(submission, *first)
+                return same_request(submission, *first)
         if (tenant, submission.id) in self._by_id:
             return Submitted(submission.id, created=False)
         plan = self._plans.get((tenant, submission.version))
@@ -119,8 +84,9 @@ class MemoryStore:
             priority=submission.priority,
             state=State.RECEIVED,
             counts=Counts(),
+            parent=submission.parent,
         )
-        kept = _Kept(
+        kept = Kept(
             head,
             submission,
             plan,
@@ -129,7 +95,13 @@ class MemoryStore:
             created_us=self._clock.now_us(),
         )
         write = Write(plan, head, kept.created_us)
-        write.admit(submission.actor, received_data(submission))
+        lane = self._lane(tenant, submission.dag)
+        waits_for = Reason.RUN_LIMIT if lane.waiting else self._lanes.waits_for(lane)
+        write.receive(submission.actor, received_data(submission), waits_for)
+        if waits_for is None:
+            self._lanes.run_admitted(lane, 1)
+        else:
+            lane.waiting += 1
         self._runs[head.key] = kept
         self._by_id[tenant, submission.id] = head.key
         if submission.caller_key is not None:
@@ -142,10 +114,12 @@ class MemoryStore:
 
     async def claim(self, worker: WorkerId, slots: int, *, patience_us: int = 0) -> Sequence[Lease]:
         """See `Store.claim`."""
+        self._heard[worker] = self._clock.elapsed_us()
+        self._strike()
         leases = self._take(worker, slots)
         if leases or not patience_us:
             return leases
-        waiter = _Waiter(worker, slots, asyncio.get_running_loop().create_future())
+        waiter = Waiter(worker, slots, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
         self._set_alarm()
         try:
@@ -157,6 +131,8 @@ class MemoryStore:
 
     async def commit(self, reports: Sequence[Report], *, worker: WorkerId, slots: int = 0) -> Committed:
         """See `Store.commit`."""
+        self._heard[worker] = self._clock.elapsed_us()
+        self._strike()
         lost: list[int] = []
         ended: list[RunId] = []
         by_run: dict[int, list[int]] = {}
@@ -170,7 +146,7 @@ class MemoryStore:
             write = Write(kept.plan, kept.head, self._clock.now_us())
             for number in of_run:
                 report = reports[number]
-                if not _record(kept, write, report):
+                if not self._record(kept, write, report):
                     lost.append(number)
                     continue
                 for payload in report.payloads:
@@ -178,107 +154,266 @@ class MemoryStore:
             self._finish(kept, write)
             if kept.head.state in TERMINAL and write.facts:
                 ended.append(kept.head.id)
+        self._admit_waiting()
         leases = self._take(worker, slots)
         self._serve()
         refused = tuple(reports[number].lease for number in sorted(lost))
         return Committed(refused, tuple(leases), tuple(ended))
 
+    async def act(self, action: Action, *, payloads: Sequence[Payload] = ()) -> Acted:
+        """See `Store.act`."""
+        self._strike()
+        kept = self._of(action.tenant, action.run)
+        write = Write(kept.plan, kept.head, self._clock.now_us())
+        changed = perform(write, action, KeptSteps(kept, write))
+        if changed:
+            for payload in payloads:
+                self._keep_payload(action.tenant, payload)
+            if not isinstance(action, CancelRun):
+                self._pending.pop((kept.head.key, action.position), None)
+            self._finish(kept, write)
+            self._admit_waiting()
+            self._serve()
+        return Acted(changed, kept.head.state)
+
+    async def pending(self, limit: int, *, patience_us: int = 0) -> Sequence[Pending]:
+        """See `Store.pending`."""
+        if not self._pending and patience_us:
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._wanting.append(waiting)
+            await asyncio.wait([waiting], timeout=patience_us / 1e6)
+            if waiting in self._wanting:
+                self._wanting.remove(waiting)
+        return [self._pending_of(key, position) for key, position in sorted(self._pending)[:limit]]
+
+    def _pending_of(self, key: int, position: int) -> Pending:
+        head, submission = self._runs[key].head, self._runs[key].submission
+        parent, from_step = submission.parent, submission.from_step
+        return Pending(head.tenant, head.id, key, head.version, position, head.inputs, parent, from_step)
+
+    async def renew(self, worker: WorkerId) -> Sequence[Revoked]:
+        """See `Store.renew`."""
+        self._heard[worker] = self._clock.elapsed_us()
+        self._strike()
+        return [
+            Revoked(self._runs[key].head.tenant, self._runs[key].head.id, key, position, fence)
+            for (key, position, fence), holder in self._lingering.items()
+            if holder == worker
+        ]
+
+    async def take_back(self, silent_us: int) -> int:
+        """See `Store.take_back`."""
+        now_us = self._clock.elapsed_us()
+        held = {
+            step.worker
+            for kept in self._runs.values()
+            for step in kept.steps
+            if step.state is State.EXECUTING and step.worker is not None
+        }
+        silent = {
+            w for w in held | set(self._lingering.values()) if now_us - self._heard.get(w, 0) >= silent_us
+        }
+        return self._take_back(silent)
+
     async def recover(self) -> int:
         """See `Store.recover`."""
+        return self._take_back(None)
+
+    def _take_back(self, workers: set[WorkerId] | None) -> int:
+        self._strike()
         taken = 0
-        for kept in self._runs.values():
+        for kept in list(self._runs.values()):
             write = Write(kept.plan, kept.head, self._clock.now_us())
             for position, step in enumerate(kept.steps):
-                if step.state is State.EXECUTING:
+                if step.state is State.EXECUTING and (workers is None or step.worker in workers):
                     write.move(position, step, LoseLease(), ENGINE)
+                    self._lanes.held(self._lane_of(kept), -1)
                     taken += 1
             self._finish(kept, write)
+        for lease in [
+            lease for lease, worker in self._lingering.items() if workers is None or worker in workers
+        ]:
+            self._let_go(lease)
+        self._admit_waiting()
         self._serve()
         return taken
 
-    def _finish(self, kept: _Kept, write: Write) -> None:
+    async def govern(self, governance: Governance) -> None:
+        """See `Store.govern`."""
+        g = governance
+        if g.dag is None:
+            self._lanes.tenant(g.tenant).limits = g.limits
+        else:
+            lane = self._lanes.named(g.tenant, g.dag)
+            if lane is None:
+                raise NotFound(f"tenant {g.tenant} has no DAG {g.dag}")
+            lane.limits = g.limits
+        self._acts.append((self._clock.now_us(), g))
+        self._strike()
+        self._admit_waiting()
+        self._serve()
+
+    def subscribe(self, told: Callable[[RunId], None]) -> None:
+        """See `Store.subscribe`."""
+        self._told.append(told)
+
+    def _record(self, kept: Kept, write: Write, report: Report) -> bool:
+        """Apply one report to `write`; False when its lease is lost."""
+        lease = report.lease
+        if lease.tenant != kept.head.tenant or lease.position not in range(kept.plan.size):
+            return False
+        step = write.steps.get(lease.position, kept.steps[lease.position])
+        try:
+            write.move(lease.position, step, report.result, Actor(f"worker:{lease.worker}"))
+        except LeaseLost:
+            self._let_go((lease.run_key, lease.position, lease.fence))
+            if is_repeat(step, report.result):
+                return True
+            self._late += 1
+            return False
+        self._lanes.held(self._lane_of(kept), -1)
+        return True
+
+    def _let_go(self, lease: tuple[int, int, int]) -> None:
+        """Free the slot of a lease whose step had ended without its worker."""
+        if self._lingering.pop(lease, None) is not None:
+            self._lanes.held(self._lane_of(self._runs[lease[0]]), -1)
+
+    def _finish(self, kept: Kept, write: Write) -> None:
         """Decide what follows from the moves of `write`, then apply all of it."""
-        if not write.facts:
+        if not (write.facts or write.ready):
             return
         tallies: dict[int, Tally] = {}
         drive(write, lambda deltas: _settled(kept, tallies, deltas))
-        if write.struck:
+        struck = write.struck
+        if struck is not None:
             rest = [(p, write.steps.get(p, s)) for p, s in enumerate(kept.steps)]
-            write.stop([(p, s) for p, s in rest if s.state in _UNSTARTED], Reason.FAIL_FAST, ENGINE)
+            write.stop([(p, s) for p, s in rest if s.state in UNSTARTED], struck, ENGINE)
         write.derive()
         if write.ending is not None:
             after = [write.steps.get(position, step) for position, step in enumerate(kept.steps)]
             results = (StepResult(step.step_hash, step.state, step.cause, step.output) for step in after)
             write.end(outcome_of(kept.head.version, kept.head.inputs, kept.plan.steps, results))
+            lane = self._lane_of(kept)
+            if kept.head.admitted:
+                self._lanes.run_admitted(lane, -1)
+            else:
+                lane.waiting -= 1
         for position, tally in tallies.items():
             kept.tallies[position] = tally
         self._apply(kept, write)
 
-    def _apply(self, kept: _Kept, write: Write) -> None:
+    def _apply(self, kept: Kept, write: Write) -> None:
         head = kept.head
         kept.events.extend(events_of(write))
         for position, step in write.steps.items():
             kept.steps[position] = step
-            if step.until_us is not None:
+            kept.since_us[position] = write.now_us
+            if step.until_us is not None and step.reason in RETAKEN:
                 heapq.heappush(self._due, (step.until_us, head.key, position))
+            if step.state is not State.QUEUED:
+                self._pending.pop((head.key, position), None)
+        lane = self._lane_of(kept)
         for position in write.ready:
-            heapq.heappush(self._queue.setdefault(head.tenant, []), (head.priority, head.key, position))
+            self._put(lane, (head.priority, head.key, position))
+        self._pending.update(((head.key, position), None) for position in write.pending)
+        for due_us, position in write.timers:
+            heapq.heappush(self._timers, (due_us, head.key, position))
+        for position, fence, worker in write.lingering:
+            self._lingering[head.key, position, fence] = worker
         kept.head = write.head()
         if kept.started_us is None and kept.head.started:
             kept.started_us = write.now_us
         if kept.head.state in TERMINAL and kept.ended_us is None:
             kept.ended_us = write.now_us
+            for told in self._told:
+                told(head.id)
+
+    # --- the queue --------------------------------------------------------------------------------------------------
+
+    def _put(self, lane: Lane, place: Place) -> None:
+        heapq.heappush(self._queues.setdefault(lane.key, []), place)
+        lane.queued += 1
 
     def _take(self, worker: WorkerId, slots: int) -> list[Lease]:
-        """Lease the heads of the queues, tenants in turn."""
-        self._release_due()
-        candidates: dict[Tenant, list[tuple[int, int, int]]] = {}
-        for tenant, queue in self._queue.items():
-            head: list[tuple[int, int, int]] = []
-            while queue and len(head) < slots:
-                entry = heapq.heappop(queue)
-                if self._runs[entry[1]].steps[entry[2]].state in (State.QUEUED, State.AWAITING_TOOL):
-                    head.append(entry)
-            candidates[tenant] = head
-        taken, self._served = in_turn(candidates, slots, self._served)
-        chosen = set(taken)
-        for tenant, head in candidates.items():
-            for entry in head:
-                if (tenant, entry) not in chosen:
-                    heapq.heappush(self._queue[tenant], entry)
+        """Lease the heads of the open lanes, tenants in turn."""
+        heads: dict[Tenant, list[tuple[Place, int]]] = {}
+        for lane in self._lanes:
+            room = min(slots, self._lanes.room(lane))
+            heads.setdefault(lane.tenant, []).extend((place, lane.key) for place in self._heads(lane, room))
+        queues = {tenant: sorted(head)[: self._lanes.tenant_room(tenant)] for tenant, head in heads.items()}
+        taken, self._turn = in_turn(queues, slots, self._turn, self._lanes.weights())
         by_run: dict[int, list[int]] = {}
-        for _, (_, key, position) in taken:
-            by_run.setdefault(key, []).append(position)
+        for _, (place, key) in taken:
+            self._queues[key].remove(place)
+            heapq.heapify(self._queues[key])
+            self._lanes[key].queued -= 1
+            self._lanes.held(self._lanes[key], 1)
+            by_run.setdefault(place[1], []).append(place[2])
         for key, positions in by_run.items():
             kept = self._runs[key]
             write = Write(kept.plan, kept.head, self._clock.now_us())
             write.start([(p, kept.steps[p]) for p in sorted(positions)], worker, Actor(f"worker:{worker}"))
             write.derive()
             self._apply(kept, write)
-        return [_lease(self._runs[key], position, worker) for _, (_, key, position) in taken]
+        return [_lease(self._runs[place[1]], place[2], worker) for _, (place, _) in taken]
 
-    def _release_due(self) -> None:
-        """Put waits that are over back into the queue, at their unchanged places."""
+    def _admit_waiting(self) -> None:
+        """Admit runs that waited for a quota or an unpause, first come first, where there is room now."""
+        for lane in self._lanes:
+            while lane.waiting > 0 and self._lanes.waits_for(lane) is None:
+                waiting = [
+                    kept
+                    for kept in self._runs.values()
+                    if not kept.head.admitted
+                    and kept.head.state not in TERMINAL
+                    and self._lane_of(kept) is lane
+                ]
+                kept = min(waiting, key=lambda kept: (kept.head.priority, kept.head.key))
+                write = Write(kept.plan, kept.head, self._clock.now_us())
+                write.admit()
+                lane.waiting -= 1
+                self._lanes.run_admitted(lane, 1)
+                self._apply(kept, write)
+
+    def _strike(self) -> None:
+        """Let timers strike whose time has come, and put waits that are over back at their places in the queue."""
         now_us = self._clock.now_us()
+        while self._timers and self._timers[0][0] <= now_us:
+            due_us, key, position = heapq.heappop(self._timers)
+            kept = self._runs[key]
+            if kept.head.state not in TERMINAL:
+                write = Write(kept.plan, kept.head, now_us)
+                time_is_over(write, position, KeptSteps(kept, write), due_us)
+                self._finish(kept, write)
+                self._admit_waiting()
         while self._due and self._due[0][0] <= now_us:
             until_us, key, position = heapq.heappop(self._due)
             kept = self._runs[key]
             step = kept.steps[position]
             if step.state is State.AWAITING_TOOL and step.until_us == until_us:
-                queue = self._queue.setdefault(kept.head.tenant, [])
-                heapq.heappush(queue, (kept.head.priority, key, position))
+                self._put(self._lane_of(kept), (kept.head.priority, key, position))
 
     def _set_alarm(self) -> None:
-        """Wake up when the next wait ends, for the claims that wait."""
+        """Wake up when the next wait or timer ends, for those who wait."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self._waiters and self._due:
-            delay_us = max(0, self._due[0][0] - self._clock.now_us())
-            self._alarm = asyncio.get_running_loop().call_later(delay_us / 1e6, self._serve)
+        due = [entries[0][0] for entries in (self._due, self._timers) if entries]
+        if due and (self._waiters or self._told):
+            delay_us = max(0, min(due) - self._clock.now_us())
+            self._alarm = asyncio.get_running_loop().call_later(delay_us / 1e6, self._ring)
+
+    def _ring(self) -> None:
+        self._strike()
+        self._serve()
 
     def _serve(self) -> None:
-        """Answer waiting claims with what has become ready."""
+        """Answer waiting claims with what has become ready, and wake who waits for pending steps."""
+        if self._pending:
+            wanting, self._wanting = self._wanting, []
+            for waiting in wanting:
+                waiting.set_result(None)
         while self._waiters:
             waiter = self._waiters[0]
             leases = self._take(waiter.worker, waiter.slots)
@@ -292,98 +427,19 @@ class MemoryStore:
         if payload is not None and payload.body is not None:
             self._payloads.setdefault((tenant, payload.digest), payload.body)
 
-    # --- reads ------------------------------------------------------------------------------------------------------
-
-    async def dag(self, tenant: Tenant, version: Digest) -> DagRecord:
-        """See `Store.dag`."""
-        record = self._dags.get((tenant, version))
-        if record is None:
-            raise NotFound(f"no DAG version {version} for tenant {tenant}")
-        return record
-
-    async def payload(self, tenant: Tenant, digest: Digest) -> bytes | None:
-        """See `Store.payload`."""
-        return self._payloads.get((tenant, digest))
-
-    async def outputs(self, lease: Lease, positions: Sequence[int]) -> Mapping[int, Payload | None]:
-        """See `Store.outputs`."""
-        steps = self._runs[lease.run_key].steps
-        found: dict[int, Payload | None] = {}
-        for position in positions:
-            output = steps[position].output
-            found[position] = (
-                None if output is None else Payload(output, self._payloads.get((lease.tenant, output)))
-            )
-        return found
-
-    async def run(self, tenant: Tenant, run: RunId) -> RunRecord:
-        """See `Store.run`."""
-        return _recorded(self._of(tenant, run))
-
-    async def runs(self, tenant: Tenant, *, limit: int, before: int | None = None) -> Sequence[RunRecord]:
-        """See `Store.runs`."""
-        keys = [
-            key
-            for key, kept in self._runs.items()
-            if kept.head.tenant == tenant and (before is None or key < before)
-        ]
-        return [_recorded(self._runs[key]) for key in sorted(keys, reverse=True)[:limit]]
-
-    async def unfinished(self) -> Sequence[tuple[Tenant, RunId]]:
-        """See `Store.unfinished`."""
-        heads = (kept.head for kept in self._runs.values())
-        return [(head.tenant, head.id) for head in heads if head.state not in TERMINAL]
-
-    async def steps(self, tenant: Tenant, run: RunId) -> Sequence[Step]:
-        """See `Store.steps`."""
-        return tuple(self._of(tenant, run).steps)
-
-    async def events(
-        self, tenant: Tenant, run: RunId, *, after: int = 0, limit: int = 10_000
-    ) -> Sequence[Event]:
-        """See `Store.events`."""
-        return self._of(tenant, run).events[after : after + limit]
-
     async def close(self) -> None:
         """See `Store.close`."""
         for waiter in self._waiters:
             waiter.answer.set_result(())
         self._waiters.clear()
+        for waiting in self._wanting:
+            waiting.set_result(None)
+        self._wanting.clear()
+        self._told.clear()
         self._set_alarm()
 
-    def _of(self, tenant: Tenant, run: RunId) -> _Kept:
-        key = self._by_id.get((tenant, run))
-        if key is None:
-            raise NotFound(f"no run {run} for tenant {tenant}")
-        return self._runs[key]
 
-
-def _same_request(submission: Submission, request: Digest, run: RunId) -> Submitted:
-    if request != submission.request:
-        raise IdempotencyKeyConflict(
-            f"the key {submission.caller_key!r} of DAG {submission.dag} belongs to run {run}, made by another request",
-            hint="use another key, or send the same inputs and version",
-            run=run,
-        )
-    return Submitted(run, created=False)
-
-
-def _record(kept: _Kept, write: Write, report: Report) -> bool:
-    """Apply one report to `write`; False when its lease is lost."""
-    lease = report.lease
-    if lease.tenant != kept.head.tenant:
-        return False
-    if lease.position not in range(kept.plan.size):
-        return False
-    step = write.steps.get(lease.position, kept.steps[lease.position])
-    try:
-        write.move(lease.position, step, report.result, Actor(f"worker:{lease.worker}"))
-    except LeaseLost:
-        return is_repeat(step, report.result)
-    return True
-
-
-def _settled(kept: _Kept, tallies: dict[int, Tally], deltas: Deltas) -> Tallies:
+def _settled(kept: Kept, tallies: dict[int, Tally], deltas: Deltas) -> Tallies:
     settled = []
     for position, delta in deltas.items():
         before = tallies.get(position, kept.tallies[position])
@@ -399,25 +455,9 @@ def _settled(kept: _Kept, tallies: dict[int, Tally], deltas: Deltas) -> Tallies:
     return settled
 
 
-def _lease(kept: _Kept, position: int, worker: WorkerId) -> Lease:
+def _lease(kept: Kept, position: int, worker: WorkerId) -> Lease:
     step = kept.steps[position]
     head = kept.head
     return Lease(
         head.tenant, head.id, head.key, head.version, position, step.attempts, step.fence, worker, head.inputs
-    )
-
-
-def _recorded(kept: _Kept) -> RunRecord:
-    submission = kept.submission
-    return RunRecord(
-        head=kept.head,
-        dag=submission.dag,
-        token=submission.token,
-        key=submission.key,
-        actor=submission.actor,
-        isolation=submission.isolation,
-        note=None if submission.note is None else submission.note.digest,
-        created_us=kept.created_us,
-        started_us=kept.started_us,
-        ended_us=kept.ended_us,
     )

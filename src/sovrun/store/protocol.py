@@ -7,12 +7,15 @@ Must not touch: how any back end does it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
+from sovrun.core.actions import Action
 from sovrun.core.events import Event
-from sovrun.core.ids import Actor, DagId, Digest, RunId, Tenant, WorkerId
+from sovrun.core.ids import Actor, DagId, Digest, RunId, StepId, Tenant, WorkerId
+from sovrun.core.lanes import Limits
+from sovrun.core.lifecycle import State
 from sovrun.core.run import Run
 from sovrun.core.step import Complete, Fail, Step
 
@@ -71,6 +74,7 @@ class Submission:
         inputs: canonical JSON object; note: rationale of the caller, UTF-8 text.
         isolation: what the run's steps are isolated by: `sandbox` or `in-process`.
         priority: lower goes first.
+        parent: the run of which this is a re-run; from_step: the step from which nothing is reused.
     """
 
     tenant: Tenant
@@ -83,6 +87,8 @@ class Submission:
     inputs: Payload
     actor: Actor
     isolation: str
+    parent: RunId | None = None
+    from_step: StepId | None = None
     caller_key: str | None = None
     note: Payload | None = None
     priority: int = PRIORITY_DEFAULT
@@ -141,6 +147,7 @@ class RunRecord:
 
     Args:
         note: digest of the rationale, when one was given.
+        from_step: of a re-run, the step from which nothing is reused.
         created_us, started_us, ended_us: when it was received, first executing, terminal.
     """
 
@@ -154,6 +161,82 @@ class RunRecord:
     created_us: int
     started_us: int | None
     ended_us: int | None
+    from_step: StepId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A queued step that the engine itself is to take up: a wait, or a step of a re-run."""
+
+    tenant: Tenant
+    run: RunId
+    run_key: int
+    version: Digest
+    position: int
+    inputs: Digest
+    parent: RunId | None
+    from_step: StepId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A lease that ended without the worker's report: its process is to be stopped."""
+
+    tenant: Tenant
+    run: RunId
+    run_key: int
+    position: int
+    fence: int
+
+
+class Acted(NamedTuple):
+    """What an action came to: whether it changed anything, and the run's state after it."""
+
+    changed: bool
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Governance:
+    """An operator's word on what may go on: for one DAG of a tenant, or with `dag` None for the whole tenant."""
+
+    tenant: Tenant
+    dag: DagId | None
+    limits: Limits
+    actor: Actor
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A step that waits for somebody, as `sovrun waiting` shows it.
+
+    Args:
+        since_us: when it began to wait; until_us: when it ends by itself; shown: digest of what is asked.
+    """
+
+    tenant: Tenant
+    run: RunId
+    dag: DagId
+    version: Digest
+    position: int
+    state: State
+    reason: str | None
+    since_us: int
+    until_us: int | None
+    shown: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """The queue of one DAG of a tenant; `oldest_us` is when the longest-waiting step was queued."""
+
+    tenant: Tenant
+    dag: DagId
+    limits: Limits
+    queued: int
+    executing: int
+    oldest_us: int | None
 
 
 class Reads(Protocol):
@@ -184,6 +267,21 @@ class Reads(Protocol):
         self, tenant: Tenant, run: RunId, *, after: int = 0, limit: int = 10_000
     ) -> Sequence[Event]:
         """Return up to `limit` events of a run with sequence greater than `after`, in order. Raises: NotFound."""
+
+    async def waiting(self, tenant: Tenant, *, limit: int = 1_000) -> Sequence[Wait]:
+        """Return the steps that wait for a tool or a person, longest first."""
+
+    async def depths(self, tenant: Tenant) -> Sequence[Depth]:
+        """Return the tenant's queues, by DAG id; costs nothing that grows with them."""
+
+    async def tenant_limits(self, tenant: Tenant) -> Limits:
+        """Return what an operator allows the tenant as a whole."""
+
+    async def reruns(self, tenant: Tenant, run: RunId) -> int:
+        """Return how many re-runs a run has."""
+
+    async def late_reports(self) -> int:
+        """Return how many reports of lost leases were refused; they are no part of any run's history."""
 
 
 class Store(Reads, Protocol):
@@ -216,6 +314,33 @@ class Store(Reads, Protocol):
         recorded before is acknowledged again.
         Raises: StoreUnavailable (outcome unknown: send the same reports again).
         """
+
+    async def act(self, action: Action, *, payloads: Sequence[Payload] = ()) -> Acted:
+        """Do to a run what its workers do not: begin or end a wait, reuse an output, cancel.
+
+        Raises: IllegalTransition, ConfirmationChanged, NotFound, StoreUnavailable.
+        """
+
+    async def pending(self, limit: int, *, patience_us: int = 0) -> Sequence[Pending]:
+        """Return queued steps that the engine itself is to take up by `act`, waiting for the first of them.
+
+        They stay pending until an action has moved them; two engines may get the same ones.
+        """
+
+    async def renew(self, worker: WorkerId) -> Sequence[Revoked]:
+        """Note that a worker is alive, and return its leases that ended without its report."""
+
+    async def take_back(self, silent_us: int) -> int:
+        """Take back the leases of workers not heard of for `silent_us`. Returns: how many.
+
+        A worker is heard of when it claims, commits or renews; after the store was opened, all are given that long.
+        """
+
+    async def govern(self, governance: Governance) -> None:
+        """Pause, unpause or limit a tenant or one of its DAGs; recorded as an administrative act."""
+
+    def subscribe(self, told: Callable[[RunId], None]) -> None:
+        """Have `told` called with every run that becomes terminal by this process's writes, after they are durable."""
 
     async def recover(self) -> int:
         """Take back every lease; for a caller who knows that no worker is alive. Returns: how many were taken back."""

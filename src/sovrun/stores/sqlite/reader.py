@@ -10,9 +10,11 @@ from typing import Any, Final
 from sovrun.core.canonical import canonical
 from sovrun.core.errors import NotFound, StoreUnavailable
 from sovrun.core.events import Event
-from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant
+from sovrun.core.ids import Actor, DagId, Digest, RunId, StepId, Tenant
+from sovrun.core.lanes import Limits
+from sovrun.core.lifecycle import State
 from sovrun.core.step import Step
-from sovrun.store.protocol import DagRecord, Lease, Payload, RunRecord
+from sovrun.store.protocol import DagRecord, Depth, Lease, Payload, RunRecord, Wait
 from sovrun.stores.sqlite import rows
 from sovrun.stores.sqlite.schema import connect_reader
 
@@ -105,6 +107,56 @@ class SqliteReader:
                 rows.SELECT_EVENTS, (key, after, limit)
             )
         ]
+
+    async def waiting(self, tenant: Tenant, *, limit: int = 1_000) -> Sequence[Wait]:
+        """See `Store.waiting`."""
+        return [
+            Wait(
+                tenant,
+                RunId(run),
+                DagId(dag),
+                Digest(version),
+                position,
+                State(state),
+                reason,
+                since_us,
+                until_us,
+                None if shown is None else Digest(shown),
+            )
+            for run, dag, version, position, state, reason, since_us, until_us, shown in self._read(
+                rows.SELECT_WAITS, (tenant, limit)
+            )
+        ]
+
+    async def depths(self, tenant: Tenant) -> Sequence[Depth]:
+        """See `Store.depths`."""
+        return [
+            Depth(
+                tenant,
+                DagId(dag),
+                rows.limits_of((paused, runs_max, steps_max)),
+                queued,
+                executing,
+                self._read(rows.SELECT_OLDEST, (key, key, key))[0][0],
+            )
+            for key, dag, paused, runs_max, steps_max, queued, executing in self._read(
+                rows.SELECT_DEPTHS, (tenant,)
+            )
+        ]
+
+    async def tenant_limits(self, tenant: Tenant) -> Limits:
+        """See `Store.tenant_limits`."""
+        row = self._first(rows.SELECT_TENANT, (tenant,))
+        return Limits() if row is None else rows.limits_of(row[:3], row[3])
+
+    async def reruns(self, tenant: Tenant, run: RunId) -> int:
+        """See `Store.reruns`."""
+        return int(self._read(rows.COUNT_RERUNS, (tenant, run))[0][0])
+
+    async def late_reports(self) -> int:
+        """See `Store.late_reports`."""
+        row = self._first(rows.SELECT_SETTING, ("late_reports",))
+        return 0 if row is None else int(row[0])
 
     async def close(self) -> None:
         """Release the connection."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, Final
 
-from sovrun.core.ids import Actor, DagId, Digest, RunId, Tenant, WorkerId
+from sovrun.core.ids import Actor, DagId, Digest, RunId, StepId, Tenant, WorkerId
+from sovrun.core.lanes import Limits
 from sovrun.core.lifecycle import Cause, Counts, State
 from sovrun.core.run import Run
 from sovrun.core.step import QUEUED, RECEIVED, Step
@@ -31,19 +32,21 @@ SELECT_DAG_KEY: Final = "SELECT key, normal FROM dag_version WHERE tenant = ? AN
 SELECT_DAG_BY_KEY: Final = "SELECT key, normal FROM dag_version WHERE key = ?"
 
 INSERT_RUN: Final = """
-INSERT INTO run (key, tenant, id, token, dag, inputs, priority, run_key, actor, isolation, note, created_us,
+INSERT INTO run (key, tenant, id, token, dag, lane, inputs, priority, run_key, actor, isolation, note, parent,
+    from_step, created_us,
     state, reason, received, queued, executing, awaiting_tool, awaiting_user, failed, started, cancelled, stopping,
-    sequence, time_us, started_us, ended_us, outcome, outputs, reproducible)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    failures, admitted, cancel, sequence, time_us, started_us, ended_us, outcome, outputs, reproducible)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 UPDATE_RUN: Final = """
 UPDATE run SET state = ?, reason = ?, received = ?, queued = ?, executing = ?, awaiting_tool = ?, awaiting_user = ?,
-    failed = ?, started = ?, cancelled = ?, stopping = ?, sequence = ?, time_us = ?,
+    failed = ?, started = ?, cancelled = ?, stopping = ?, failures = ?, admitted = ?, cancel = ?, sequence = ?, time_us = ?,
     started_us = coalesce(started_us, ?), ended_us = coalesce(ended_us, ?), outcome = ?, outputs = ?, reproducible = ?
 WHERE key = ?"""
 _RUN_COLUMNS: Final = """
 r.key, r.id, r.tenant, d.version, r.inputs, r.priority, r.state, r.received, r.queued, r.executing, r.awaiting_tool,
 r.awaiting_user, r.failed, r.reason, r.started, r.cancelled, r.stopping, r.sequence, r.time_us, r.outcome, r.outputs,
-r.reproducible, r.dag, d.dag, r.token, r.run_key, r.actor, r.isolation, r.note, r.created_us, r.started_us, r.ended_us"""
+r.reproducible, r.dag, d.dag, r.token, r.run_key, r.actor, r.isolation, r.note, r.created_us, r.started_us, r.ended_us,
+r.failures, r.admitted, r.parent, r.cancel, r.lane, r.from_step"""
 _RUN_FROM: Final = "FROM run r JOIN dag_version d ON d.key = r.dag"
 SELECT_RUN: Final = f"SELECT {_RUN_COLUMNS} {_RUN_FROM} WHERE r.key = ?"
 SELECT_RUN_BY_ID: Final = f"SELECT {_RUN_COLUMNS} {_RUN_FROM} WHERE r.tenant = ? AND r.id = ?"
@@ -60,9 +63,9 @@ SELECT_CALLER_KEY: Final = "SELECT request, run FROM caller_key WHERE tenant = ?
 
 INSERT_STEPS: Final = """
 INSERT INTO step (run, position, state, remaining)
-SELECT ?, position, CASE needs WHEN 0 THEN 'queued' ELSE 'received' END, needs FROM dag_step WHERE dag = ?"""
+SELECT ?, position, CASE WHEN needs = 0 AND ? THEN 'queued' ELSE 'received' END, needs FROM dag_step WHERE dag = ?"""
 _STEP_COLUMNS: Final = """state, reason, cause, attempts, failures, circumstances, fence, worker, until_us, step_hash,
-    output, failure, error, environment"""
+    output, failure, error, environment, shown, answer"""
 SELECT_STEP: Final = f"SELECT {_STEP_COLUMNS} FROM step WHERE run = ? AND position = ?"
 SELECT_STEPS: Final = f"SELECT {_STEP_COLUMNS} FROM step WHERE run = ? ORDER BY position"
 SELECT_STEPS_IN: Final = f"""
@@ -74,7 +77,7 @@ SELECT s.position, s.output, p.body FROM step s LEFT JOIN payload p ON p.tenant 
 WHERE s.run = ? AND s.position IN (SELECT value FROM json_each(?))"""
 UPDATE_STEP: Final = """
 UPDATE step SET state = ?, reason = ?, cause = ?, attempts = ?, failures = ?, circumstances = ?, fence = ?, worker = ?,
-    until_us = ?, step_hash = ?, output = ?, failure = ?, error = ?, environment = ?
+    until_us = ?, step_hash = ?, output = ?, failure = ?, error = ?, environment = ?, shown = ?, answer = ?, since_us = ?
 WHERE run = ? AND position = ?"""
 QUEUE_STEP: Final = "UPDATE step SET state = 'queued' WHERE run = ? AND position = ?"
 UPDATE_COUNTERS: Final = """
@@ -82,17 +85,86 @@ UPDATE step SET remaining = remaining - ?, failed_needs = failed_needs + ?, skip
     unchosen = unchosen | ?
 WHERE run = ? AND position = ? RETURNING remaining, failed_needs, skipped_needs, unchosen"""
 
-INSERT_QUEUE: Final = "INSERT OR IGNORE INTO queue (tenant, priority, run, position) VALUES (?, ?, ?, ?)"
-DELETE_QUEUE: Final = "DELETE FROM queue WHERE tenant = ? AND priority = ? AND run = ? AND position = ?"
+INSERT_QUEUE: Final = """
+INSERT OR IGNORE INTO queue (lane, priority, run, position, since_us) VALUES (?, ?, ?, ?, ?)"""
+DELETE_QUEUE: Final = "DELETE FROM queue WHERE lane = ? AND priority = ? AND run = ? AND position = ?"
 SELECT_QUEUE: Final = f"""
 SELECT q.priority, q.run, q.position, {", ".join("s." + name.strip() for name in _STEP_COLUMNS.split(","))}
 FROM queue q JOIN step s ON s.run = q.run AND s.position = q.position
-WHERE q.tenant = ? ORDER BY q.priority, q.run, q.position LIMIT ?"""
-COUNT_QUEUE: Final = "SELECT tenant, count(*) FROM queue GROUP BY tenant"
+WHERE q.lane = ? ORDER BY q.priority, q.run, q.position LIMIT ?"""
+SELECT_LANES: Final = """
+SELECT l.key, l.tenant, l.dag, l.paused, l.runs_max, l.steps_max,
+    (SELECT count(*) FROM queue q WHERE q.lane = l.key),
+    (SELECT coalesce(sum(r.executing), 0) FROM run r WHERE r.lane = l.key AND r.ended_us IS NULL)
+        + (SELECT count(*) FROM lingering g WHERE g.lane = l.key),
+    (SELECT count(*) FROM run r WHERE r.lane = l.key AND r.ended_us IS NULL AND r.admitted = 1),
+    (SELECT count(*) FROM run r WHERE r.lane = l.key AND r.admitted = 0 AND r.ended_us IS NULL)
+FROM lane l"""
+INSERT_LANE: Final = "INSERT INTO lane (tenant, dag) VALUES (?, ?) RETURNING key"
+UPDATE_LANE: Final = "UPDATE lane SET queued = ?, executing = ? WHERE key = ?"
+GOVERN_LANE: Final = "UPDATE lane SET paused = ?, runs_max = ?, steps_max = ? WHERE key = ?"
+SELECT_TENANTS: Final = "SELECT tenant, paused, runs_max, steps_max, weight FROM tenant"
+SELECT_TENANT: Final = "SELECT paused, runs_max, steps_max, weight FROM tenant WHERE tenant = ?"
+GOVERN_TENANT: Final = """
+INSERT INTO tenant (tenant, paused, runs_max, steps_max, weight) VALUES (?, ?, ?, ?, ?) ON CONFLICT (tenant) DO UPDATE
+SET paused = excluded.paused, runs_max = excluded.runs_max, steps_max = excluded.steps_max, weight = excluded.weight"""
+INSERT_ACT: Final = "INSERT INTO act (tenant, time_us, actor, type, data) VALUES (?, ?, ?, ?, ?)"
+SELECT_DEPTHS: Final = """
+SELECT key, dag, paused, runs_max, steps_max, queued, executing FROM lane WHERE tenant = ? ORDER BY dag"""
+SELECT_OLDEST: Final = """
+WITH RECURSIVE level (priority) AS (
+    SELECT min(priority) FROM queue WHERE lane = ?
+    UNION ALL
+    SELECT (SELECT min(q.priority) FROM queue q WHERE q.lane = ? AND q.priority > level.priority)
+    FROM level WHERE level.priority IS NOT NULL)
+SELECT min((SELECT q.since_us FROM queue q WHERE q.lane = ? AND q.priority = level.priority
+    ORDER BY q.run, q.position LIMIT 1)) FROM level"""
+SELECT_WAITING_RUNS: Final = """
+SELECT key FROM run WHERE lane = ? AND admitted = 0 AND ended_us IS NULL ORDER BY priority, key LIMIT ?"""
+SELECT_SETTING: Final = "SELECT value FROM setting WHERE name = ?"
+UPSERT_SETTING: Final = """
+INSERT INTO setting (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
+
+INSERT_PENDING: Final = "INSERT OR IGNORE INTO pending (run, position) VALUES (?, ?)"
+DELETE_PENDING: Final = "DELETE FROM pending WHERE run = ? AND position = ?"
+DELETE_PENDING_RUN: Final = "DELETE FROM pending WHERE run = ?"
+SELECT_PENDING: Final = """
+SELECT r.tenant, r.id, p.run, d.version, p.position, r.inputs, r.parent, r.from_step
+FROM pending p JOIN run r ON r.key = p.run JOIN dag_version d ON d.key = r.dag ORDER BY p.run, p.position LIMIT ?"""
+COUNT_PENDING: Final = "SELECT count(*) FROM pending"
+
+INSERT_TIMER: Final = "INSERT OR IGNORE INTO timer (due_us, run, position) VALUES (?, ?, ?)"
+SELECT_TIMERS: Final = (
+    "SELECT due_us, run, position FROM timer WHERE due_us <= ? ORDER BY due_us, run, position"
+)
+DELETE_TIMERS: Final = "DELETE FROM timer WHERE due_us <= ?"
+SELECT_NEXT_TIMER: Final = "SELECT min(due_us) FROM timer"
+
+INSERT_LINGERING: Final = "INSERT INTO lingering (run, position, fence, worker, lane) VALUES (?, ?, ?, ?, ?)"
+DELETE_LINGERING: Final = "DELETE FROM lingering WHERE run = ? AND position = ? AND fence = ? RETURNING lane"
+DELETE_LINGERING_OF: Final = "DELETE FROM lingering WHERE worker = ? RETURNING lane"
+DELETE_ALL_LINGERING: Final = "DELETE FROM lingering"
+SELECT_LINGERING_OF: Final = """
+SELECT r.tenant, r.id, g.run, g.position, g.fence FROM lingering g JOIN run r ON r.key = g.run WHERE g.worker = ?"""
+SELECT_HOLDERS: Final = """
+SELECT DISTINCT s.worker FROM run r JOIN step s ON s.run = r.key AND s.state = 'executing' AND s.worker IS NOT NULL
+WHERE r.ended_us IS NULL AND r.executing > 0 UNION SELECT DISTINCT worker FROM lingering"""
+SELECT_HELD_BY: Final = """
+SELECT r.key, s.position FROM run r JOIN step s ON s.run = r.key AND s.state = 'executing' AND s.worker = ?
+WHERE r.ended_us IS NULL AND r.executing > 0 ORDER BY r.key, s.position"""
+SELECT_WAITS: Final = """
+SELECT r.id, d.dag, d.version, s.position, s.state, s.reason, coalesce(s.since_us, r.time_us), s.until_us, s.shown
+FROM run r JOIN dag_version d ON d.key = r.dag JOIN step s ON s.run = r.key
+WHERE r.tenant = ? AND r.ended_us IS NULL AND r.awaiting_tool + r.awaiting_user > 0 AND s.shown IS NOT NULL
+    AND s.state IN ('awaiting_tool', 'awaiting_user_confirmation')
+ORDER BY r.key, s.position LIMIT ?"""
+COUNT_RERUNS: Final = "SELECT count(*) FROM run WHERE tenant = ? AND parent = ?"
+
 SELECT_DUE: Final = """
-SELECT r.tenant, r.priority, s.run, s.position FROM step s JOIN run r ON r.key = s.run
-WHERE s.until_us <= ? AND s.state = 'awaiting_tool'"""
-SELECT_NEXT_DUE: Final = "SELECT min(until_us) FROM step WHERE until_us > ?"
+SELECT r.lane, r.priority, s.run, s.position FROM step s JOIN run r ON r.key = s.run
+WHERE s.until_us <= ? AND s.state = 'awaiting_tool' AND s.reason IN ('retry_due', 'lease_expired')"""
+SELECT_NEXT_DUE: Final = """
+SELECT min(until_us) FROM step WHERE until_us > ? AND reason IN ('retry_due', 'lease_expired')"""
 
 INSERT_EVENT: Final = (
     "INSERT INTO event (run, sequence, time_us, actor, type, step, data) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -124,6 +196,8 @@ def step_row(step: Step) -> tuple[Any, ...]:
         step.failure,
         step.error,
         step.environment,
+        step.shown,
+        step.answer,
     )
 
 
@@ -157,6 +231,9 @@ def run_columns(head: Run, ended_us: int | None) -> tuple[Any, ...]:
         head.started,
         head.cancelled,
         head.stopping,
+        head.failures,
+        head.admitted,
+        head.cancel,
         head.sequence,
         head.time_us,
         head.time_us if head.started else None,
@@ -187,6 +264,10 @@ def run_of(row: tuple[Any, ...]) -> Run:
         outcome=row[19],
         outputs=row[20],
         reproducible=None if row[21] is None else bool(row[21]),
+        failures=row[32],
+        admitted=bool(row[33]),
+        parent=row[34],
+        cancel=row[35],
     )
 
 
@@ -199,6 +280,7 @@ def record_of(row: tuple[Any, ...]) -> RunRecord:
         key=row[25],
         actor=Actor(row[26]),
         isolation=row[27],
+        from_step=None if row[37] is None else StepId(row[37]),
         note=None if row[28] is None else Digest(row[28]),
         created_us=row[29],
         started_us=row[30],
@@ -211,11 +293,16 @@ def dag_of(row: tuple[Any, ...]) -> DagRecord:
     return DagRecord(DagId(row[0]), Digest(row[1]), Digest(row[2]), row[3], row[4])
 
 
-def dag_key(row: tuple[Any, ...]) -> int:
-    """Return the DAG's own number of a row of run columns."""
-    return int(row[22])
+def lane_key(row: tuple[Any, ...]) -> int:
+    """Return the lane of a row of run columns."""
+    return int(row[36])
 
 
 def one(connection: sqlite3.Connection, statement: str, *values: Any) -> Any:
     """Return the first column of the first row."""
     return connection.execute(statement, values).fetchone()[0]
+
+
+def limits_of(row: tuple[Any, ...], weight: int = 1) -> Limits:
+    """Return (paused, runs_max, steps_max) as limits."""
+    return Limits(bool(row[0]), row[1], row[2], weight)

@@ -9,18 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
+from sovrun.core.actions import Action
 from sovrun.core.errors import SovrunError, StoreUnavailable
-from sovrun.core.ids import WorkerId
+from sovrun.core.ids import Digest, RunId, Tenant, WorkerId
 from sovrun.ports import Clock
-from sovrun.store.protocol import Committed, Lease, Registration, Report, Submission, Submitted
-from sovrun.stores.sqlite.owner import Answer, Claim, Commit, Owner, Recover, Request
+from sovrun.store.protocol import (
+    Acted,
+    Committed,
+    Governance,
+    Lease,
+    Payload,
+    Pending,
+    Registration,
+    Report,
+    Revoked,
+    Submission,
+    Submitted,
+)
+from sovrun.stores.sqlite import rows
+from sovrun.stores.sqlite.owner import Act, Answer, Claim, Commit, Owner, Renew, Request, TakeBack
 from sovrun.stores.sqlite.reader import SqliteReader
 from sovrun.stores.sqlite.schema import OwnerLock, connect_owner, connect_reader
+
+RETRY_US: Final = 1_000_000
+"""How long after a failed commit the claims that wait are tried again."""
+ALARM_MAX_US: Final = 3_600 * 1_000_000
+"""The longest sleep before the clock is looked at again, since it may have been set."""
 
 
 @dataclass(slots=True)
@@ -43,7 +62,12 @@ class SqliteStore(SqliteReader):
         self._owner = Owner(owner)
         self._requests: list[tuple[Request, asyncio.Future[Any]]] = []
         self._parked: list[_Parked] = []
+        self._wanting: list[asyncio.Future[None]] = []
+        self._heard: dict[WorkerId, int] = {}
+        self._told: list[Callable[[RunId], None]] = []
+        self._opened_us = clock.elapsed_us()
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_us: int | None = None
         self._closed = False
 
     @classmethod
@@ -77,14 +101,57 @@ class SqliteStore(SqliteReader):
 
     async def commit(self, reports: Sequence[Report], *, worker: WorkerId, slots: int = 0) -> Committed:
         """See `Store.commit`."""
+        self._heard[worker] = self._clock.elapsed_us()
         return cast("Committed", await self._ask(Commit(reports, worker, slots)))
 
     async def recover(self) -> int:
         """See `Store.recover`."""
-        return cast("int", await self._ask(Recover()))
+        return cast("int", await self._ask(TakeBack(None)))
+
+    async def take_back(self, silent_us: int) -> int:
+        """See `Store.take_back`."""
+        now_us = self._clock.elapsed_us()
+        silent = [
+            w for w in self._owner.holders() if now_us - self._heard.get(w, self._opened_us) >= silent_us
+        ]
+        for worker in silent:
+            self._heard.pop(worker, None)
+        return cast("int", await self._ask(TakeBack(silent))) if silent else 0
+
+    async def renew(self, worker: WorkerId) -> Sequence[Revoked]:
+        """See `Store.renew`."""
+        self._heard[worker] = self._clock.elapsed_us()
+        return cast("list[Revoked]", await self._ask(Renew(worker)))
+
+    async def act(self, action: Action, *, payloads: Sequence[Payload] = ()) -> Acted:
+        """See `Store.act`."""
+        return cast("Acted", await self._ask(Act(action, payloads)))
+
+    async def govern(self, governance: Governance) -> None:
+        """See `Store.govern`."""
+        await self._ask(governance)
+
+    async def pending(self, limit: int, *, patience_us: int = 0) -> Sequence[Pending]:
+        """See `Store.pending`."""
+        if not self._owner.pending and patience_us and not self._closed:
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._wanting.append(waiting)
+            await asyncio.wait([waiting], timeout=patience_us / 1e6)
+            if waiting in self._wanting:
+                self._wanting.remove(waiting)
+        if self._closed or not self._owner.pending:
+            return []
+        found = self._connection.execute(rows.SELECT_PENDING, (limit,))
+        return [
+            Pending(
+                Tenant(tenant), RunId(run), key, Digest(version), position, Digest(inputs), parent, from_step
+            )
+            for tenant, run, key, version, position, inputs, parent, from_step in found
+        ]
 
     async def claim(self, worker: WorkerId, slots: int, *, patience_us: int = 0) -> Sequence[Lease]:
         """See `Store.claim`."""
+        self._heard[worker] = self._clock.elapsed_us()
         claim = Claim(worker, slots)
         leases = cast("list[Lease]", await self._ask(claim))
         if leases or not patience_us or self._closed:
@@ -99,6 +166,10 @@ class SqliteStore(SqliteReader):
                 self._parked.remove(parked)
         return parked.answer.result() if parked.answer.done() else []
 
+    def subscribe(self, told: Callable[[RunId], None]) -> None:
+        """See `Store.subscribe`."""
+        self._told.append(told)
+
     def _ask(self, request: Request) -> asyncio.Future[Any]:
         """Put a request into the next commit and return the future of its answer."""
         loop = asyncio.get_running_loop()
@@ -111,12 +182,12 @@ class SqliteStore(SqliteReader):
         self._requests.append((request, answer))
         return answer
 
-    def _commit(self) -> None:
+    def _commit(self, *, alarmed: bool = False) -> None:
         """Carry out all that came in, and offer what became ready to the claims that wait."""
         asked = [(request, answer) for request, answer in map(_still_wanted, self._requests) if request]
         self._requests = []
         parked, self._parked = self._parked, []
-        if self._closed or not (asked or parked):
+        if self._closed or not (asked or parked or alarmed):
             return
         requests = [request for request, _ in asked] + [waiting.claim for waiting in parked]
         try:
@@ -136,8 +207,17 @@ class SqliteStore(SqliteReader):
                 waiting.answer.set_result(cast("list[Lease]", leases))
             else:
                 self._parked.append(waiting)
-        if self._parked:
-            self._set_alarm()
+        for run in self._owner.ended:
+            for told in self._told:
+                told(run)
+        if self._wanting and self._owner.pending:
+            self._wake_wanting()
+        self._set_alarm()
+
+    def _wake_wanting(self) -> None:
+        wanting, self._wanting = self._wanting, []
+        for waiting in wanting:
+            waiting.set_result(None)
 
     def _failure(self, error: Exception) -> Exception:
         if isinstance(error, sqlite3.Error):
@@ -148,15 +228,21 @@ class SqliteStore(SqliteReader):
         return error
 
     def _set_alarm(self, *, retry: bool = False) -> None:
-        """Wake up when the next wait ends, or after a failed commit, for the claims that are parked."""
+        """Wake up when the next wait or timer ends, or after a failed commit, for the claims that are parked."""
+        due_us = self._owner.next_due_us
+        if due_us == self._alarm_us and not retry:
+            return
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        due_us = self._owner.next_due_us
-        if not self._parked or (due_us is None and not retry):
-            return
-        delay_us = 1_000_000 if retry or due_us is None else max(0, due_us - self._clock.now_us())
-        self._alarm = asyncio.get_running_loop().call_later(delay_us / 1e6, self._commit)
+        self._alarm_us = due_us
+        if due_us is not None or (retry and self._parked):
+            delay_us = RETRY_US if retry or due_us is None else max(0, due_us - self._clock.now_us())
+            self._alarm = asyncio.get_running_loop().call_later(min(delay_us, ALARM_MAX_US) / 1e6, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm_us = None
+        self._commit(alarmed=True)
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -169,6 +255,7 @@ class SqliteStore(SqliteReader):
         for waiting in self._parked:
             waiting.answer.set_result([])
         self._parked.clear()
+        self._wake_wanting()
         await super().close()
         self._writing.close()
         self._lock.release()

@@ -1,0 +1,101 @@
+"""What one transaction has gathered, and how it is written: one statement per kind for all rows of a kind."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sovrun.core.ids import Digest, Tenant
+from sovrun.core.lifecycle import TERMINAL
+from sovrun.core.run import Run, Write
+from sovrun.core.step import QUEUED
+from sovrun.store.protocol import Payload
+from sovrun.stores.sqlite import rows
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction has gathered so far; `new` holds, by run key, the columns of a run that never change."""
+
+    now_us: int
+    writes: dict[int, Write] = field(default_factory=dict)
+    new: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    payloads: list[tuple[Tenant, Digest, bytes]] = field(default_factory=list)
+    caller_keys: list[tuple[Any, ...]] = field(default_factory=list)
+    heads: dict[int, Run] = field(default_factory=dict)
+    ended: list[Write] = field(default_factory=list)
+    late: int = 0
+
+    def keep(self, tenant: Tenant, payloads: Iterable[Payload]) -> None:
+        """Keep the payloads that come with their bodies."""
+        self.payloads.extend((tenant, digest, body) for digest, body in payloads if body is not None)
+
+    def write_runs(self, connection: sqlite3.Connection) -> None:
+        """Write what is new about runs, their steps and histories."""
+        if self.caller_keys:
+            connection.executemany(rows.INSERT_CALLER_KEY, self.caller_keys)
+        if self.payloads:
+            connection.executemany(rows.INSERT_PAYLOAD, self.payloads)
+        heads = self.heads = {
+            key: write.head() for key, write in self.writes.items() if write.facts or key in self.new
+        }
+        inserts = [(*self.new[key], *_run_row(heads[key])) for key in self.new]
+        if inserts:
+            connection.executemany(rows.INSERT_RUN, inserts)
+            steps = [(key, self.writes[key].admitted, columns[4]) for key, columns in self.new.items()]
+            connection.executemany(rows.INSERT_STEPS, steps)
+        updates = [(*_run_row(head), key) for key, head in heads.items() if key not in self.new]
+        if updates:
+            connection.executemany(rows.UPDATE_RUN, updates)
+        self._write_steps_and_events(connection)
+
+    def _write_steps_and_events(self, connection: sqlite3.Connection) -> None:
+        queued: list[tuple[int, int]] = []
+        changed: list[tuple[Any, ...]] = []
+        events: list[tuple[Any, ...]] = []
+        large: list[tuple[Any, ...]] = []
+        for key, write in self.writes.items():
+            if write.outcome is None:
+                gather_steps(key, write, queued, changed, new=key in self.new)
+            _gather_events(key, write, events, large)
+        if queued:
+            connection.executemany(rows.QUEUE_STEP, queued)
+        if changed:
+            connection.executemany(rows.UPDATE_STEP, changed)
+        if events:
+            connection.executemany(rows.INSERT_EVENT, events)
+        if large:
+            connection.executemany(rows.INSERT_EVENT_DATA, large)
+
+
+def _run_row(head: Run) -> tuple[Any, ...]:
+    return rows.run_columns(head, head.time_us if head.state in TERMINAL else None)
+
+
+def gather_steps(
+    key: int, write: Write, queued: list[tuple[int, int]], changed: list[tuple[Any, ...]], *, new: bool
+) -> None:
+    """Append the changed steps of a write: just queued ones by their key alone, the rest as whole rows."""
+    for position, step in write.steps.items():
+        if step is not QUEUED:
+            changed.append((*rows.step_row(step), write.now_us, key, position))
+        elif not new:  # the rows of a new run are inserted with their first state
+            queued.append((key, position))
+
+
+def _gather_events(
+    key: int, write: Write, events: list[tuple[Any, ...]], large: list[tuple[Any, ...]]
+) -> None:
+    steps = write.plan.steps
+    now_us = write.now_us
+    sequence = write.run.sequence
+    for type_, position, actor, data in write.facts:
+        sequence += 1
+        step = None if position < 0 else steps[position].id
+        if len(data) <= rows.EVENT_INLINE_MAX:
+            events.append((key, sequence, now_us, actor, type_, step, data))
+        else:
+            events.append((key, sequence, now_us, actor, type_, step, None))
+            large.append((key, sequence, data))

@@ -72,6 +72,13 @@ def test_a_wait_may_take_ten_years_and_not_longer() -> None:
     assert published_schema()["$defs"]["longDuration"]["maximum"] * 1_000_000 == LONG_DURATION_MAX_US
 
 
+def test_true_does_not_pass_for_the_one_that_was_seen_before() -> None:
+    for convert in (duration_us, long_duration_us, size_bytes):
+        assert convert(1) > 0
+        with pytest.raises(ValueError, match="True"):
+            convert(True)
+
+
 @pytest.mark.parametrize(
     ("name", "convert"),
     [("duration", duration_us), ("longDuration", long_duration_us), ("size", size_bytes)],

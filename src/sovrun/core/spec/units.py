@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 from sovrun.core.spec.model import SECOND_US
@@ -19,6 +20,7 @@ LONG_DURATION_MAX_US: Final = 3_650 * DAY_US
 """Of waits and of what holds them: people may take years."""
 SIZE_MAX: Final = 2**53 - 1
 
+_REMEMBERED: Final = 1_024  # a document of 100,000 steps has few different ones, and exact arithmetic is slow
 _FORM: Final = re.compile(r"(?P<number>[0-9]{1,15}(\.[0-9]{1,6})?)(?P<unit>[A-Za-z]{1,2})")
 _DURATION_US: Final[Mapping[str, int]] = {
     "us": 1, "ms": 1_000, "s": SECOND_US, "m": 60 * SECOND_US, "h": 3_600 * SECOND_US, "d": DAY_US,
@@ -28,6 +30,7 @@ _SIZE_BYTES: Final[Mapping[str, int]] = {
 }  # fmt: skip
 
 
+@lru_cache(_REMEMBERED, typed=True)
 def duration_us(value: str | float, *, max_us: int = DURATION_MAX_US) -> int:
     """Return a duration in microseconds.
 
@@ -49,6 +52,7 @@ def long_duration_us(value: str | float) -> int:
     return duration_us(value, max_us=LONG_DURATION_MAX_US)
 
 
+@lru_cache(_REMEMBERED, typed=True)
 def size_bytes(value: str | float) -> int:
     """Return a size in bytes.
 

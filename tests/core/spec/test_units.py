@@ -76,7 +76,7 @@ def test_true_does_not_pass_for_the_one_that_was_seen_before() -> None:
     for convert in (duration_us, long_duration_us, size_bytes):
         assert convert(1) > 0
         with pytest.raises(ValueError, match="True"):
-            convert(True)
+            convert(True)  # noqa: FBT003 -- that it is a bool is the point
 
 
 @pytest.mark.parametrize(

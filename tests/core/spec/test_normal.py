@@ -141,10 +141,16 @@ class Writer:
             changed = dict(step)
             for name in ("needs", "select"):
                 if name in step:
-                    changed[name] = self._rng.sample(step[name], len(step[name]))
+                    changed[name] = self._mixed(step[name])
+            if "retryOn" in step.get("retry", {}):
+                changed["retry"] = {**step["retry"], "retryOn": self._mixed(step["retry"]["retryOn"])}
             steps.append(changed)
         self._rng.shuffle(steps)
-        return {**document, "steps": steps}
+        code = {"code": self._mixed(document["code"])} if "code" in document else {}
+        return {**document, **code, "steps": steps}
+
+    def _mixed(self, names: list[str]) -> list[str]:
+        return self._rng.sample(names, len(names))
 
     def _items(self, value: dict[str, Any]) -> list[tuple[str, Any]]:
         return self._rng.sample(list(value.items()), len(value))

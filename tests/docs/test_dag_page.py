@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sovrun.core.spec.document import parse_dag
+from sovrun.core.spec.model import Confirmation, ToolWait
 from sovrun.core.spec.schemas import published_schema
 from sovrun.stores.listing import CACHE_SUFFIXES, CACHES
-from support.markdown import DOCS, rows, section
+from support.markdown import DOCS, blocks, rows, section
 
 PAGE = (DOCS / "reference" / "dag.md").read_text()
 STEP = published_schema()["$defs"]["step"]
@@ -59,3 +61,11 @@ def test_every_field_of_a_step_is_explained_with_its_default() -> None:
 def test_what_is_left_out_of_code_is_listed() -> None:
     text = section(PAGE, "What is left out")
     assert all(f"`{name}`" in text for name in (*CACHES, *CACHE_SUFFIXES))
+
+
+def test_the_example_of_waits_is_a_dag_that_waits() -> None:
+    (block,) = blocks(section(PAGE, "Waits"))
+    spec = parse_dag(block.text.encode(), name="dag.md")
+    assert [type(step.entry) for step in spec.steps] == [ToolWait, str, Confirmation]
+    assert spec.timeout_us == 30 * 86_400_000_000
+    assert spec.failure_budget == 10

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from sovrun import __version__
-from sovrun.cli import benches, dags, doctor, replays, running, runs
+from sovrun.cli import benches, dags, doctor, replays, running, runs, simulate
 from sovrun.cli.output import Exit, exit_of, report_error
 from sovrun.core.errors import SovrunError
 
@@ -36,6 +36,7 @@ app.command("events")(runs.events)
 app.command("replay")(replays.replay)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(benches.bench)
+app.command("simulate")(simulate.simulate)
 
 imports = typer.Typer(name="import", help="Turn workflows of other systems into DAGs.", no_args_is_help=True)
 imports.command("wfformat")(dags.import_wfformat)

@@ -51,7 +51,8 @@ def _changes(number: int, history: History) -> Iterator[Change]:
         if not entry.type.startswith("step."):
             continue
         what, since_us = _change(entry)
-        for id_ in entry.data.get("steps") or (entry.step,):
+        named: Sequence[str] = entry.data.get("steps") or (str(entry.step),)
+        for id_ in named:
             if id_ not in index:
                 continue
             before = ready.pop(id_, None)

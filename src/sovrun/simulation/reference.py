@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sovrun.core.ids import Digest, RunId, WorkerId
+from sovrun.core.ids import Digest, RunId, Tenant, WorkerId
 from sovrun.core.lifecycle import TERMINAL
 from sovrun.engine.attempt import Attempts
 from sovrun.engine.handler import RunRequest, registration_of, submission_of
@@ -32,6 +32,9 @@ class Reference:
     """Runs each request once, faultlessly, and remembers what came out."""
 
     def __init__(self) -> None:
+        self._clock = SimulatedClock()
+        self._store = MemoryStore(self._clock)
+        self._attempts = Attempts(self._store, NoFiles(), SimulatedExecutor(lambda: False))
         self._known: dict[tuple[Digest, Digest], Faultless] = {}
 
     async def of(self, request: RunRequest) -> Faultless:
@@ -39,30 +42,27 @@ class Reference:
         submission, _ = submission_of(request)
         name = (submission.version, submission.inputs.digest)
         if name not in self._known:
-            self._known[name] = await self._run(request)
+            await self._store.register(registration_of(request.dag, request.actor))
+            run = (await self._store.submit(submission)).run
+            self._known[name] = await self._drain(request.dag.tenant, run)
         return self._known[name]
 
-    async def _run(self, request: RunRequest) -> Faultless:
-        clock = SimulatedClock()
-        store = MemoryStore(clock)
-        attempts = Attempts(store, NoFiles(), SimulatedExecutor(lambda: False))
-        await store.register(registration_of(request.dag, request.actor))
-        submission, _ = submission_of(request)
-        run = (await store.submit(submission)).run
+    async def _drain(self, tenant: Tenant, run: RunId) -> Faultless:
         idle = 0
-        while (record := await store.run(request.dag.tenant, run)).head.state not in TERMINAL:
-            leases = await store.claim(_WORKER, 1)
-            idle = 0 if leases else idle + 1
-            if idle > _PATIENCE:
-                break
-            if not leases:
-                clock.advance_to(clock.elapsed_us() + 2 * SECOND_US)
+        while idle < _PATIENCE:
+            leases = await self._store.claim(_WORKER, 1)
             for lease in leases:
-                await store.commit([await attempts.execute(lease)], worker=_WORKER)
-        return _faultless(run, record)
+                await self._store.commit([await self._attempts.execute(lease)], worker=_WORKER)
+            if not leases:
+                idle += 1
+                record = await self._store.run(tenant, run)
+                if record.head.state in TERMINAL:
+                    return _faultless(record)
+                self._clock.advance_to(self._clock.elapsed_us() + 2 * SECOND_US)
+        raise RuntimeError(f"the faultless run {run} does not end")
 
 
-def _faultless(run: RunId, record: RunRecord) -> Faultless:
+def _faultless(record: RunRecord) -> Faultless:
     if record.head.outcome is None:
-        raise RuntimeError(f"the faultless run {run} of {record.dag} does not end: it is {record.head.state}")
+        raise RuntimeError(f"the run {record.head.id} ended without an outcome")
     return Faultless(record.head.outcome, bool(record.head.reproducible))

@@ -9,7 +9,7 @@ from sovrun.cli.output import exit_of
 from sovrun.core.errors import SovrunError
 from sovrun.core.lifecycle import Cause, Reason
 from sovrun.sandbox.reasons import REASONS
-from support.codes import errors_raised, failure_codes, mistake_codes
+from support.codes import errors_raised, failure_codes, mistake_codes, stop_reasons
 from support.markdown import DOCS, rows, section
 
 PAGE = (DOCS / "reference" / "errors.md").read_text()
@@ -59,5 +59,5 @@ def test_every_failure_of_an_attempt_is_explained_with_whose_it_is_and_whether_i
 
 
 def test_every_reason_and_cause_is_explained() -> None:
-    assert set(map(str, Reason)) <= set(table("Reasons"))
+    assert set(map(str, Reason)) | stop_reasons() <= set(table("Reasons"))
     assert set(map(str, Cause)) == set(table("Causes"))

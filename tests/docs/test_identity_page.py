@@ -17,6 +17,7 @@ import pytest
 
 from sovrun.core.retry import retry_delay_us
 from sovrun.sandbox.environment import environment_digest, installed
+from sovrun.step import tree_manifest
 from support.cli import sovrun
 from support.markdown import DOCS, blocks
 
@@ -117,6 +118,12 @@ def test_the_code_and_the_version(recorded: Recorded) -> None:
 
 def test_the_inputs_a_directory_among_them(recorded: Recorded) -> None:
     assert hashed(recorded.inputs) == recorded.run["inputsHash"]
+
+
+def test_a_directory_that_a_step_returns_is_named_like_one_that_is_given() -> None:
+    files = [["a/é", True, "0" * 64, 1], ["b", False, "1" * 64, 2]]
+    manifest = tree_manifest([tuple(file) for file in reversed(files)])  # type: ignore[misc]
+    assert sha256(manifest).hexdigest() == named("tree", files=files)
 
 
 def test_the_run_and_the_request(recorded: Recorded) -> None:

@@ -73,3 +73,8 @@ def failure_codes() -> set[str]:
         for code in _literals(PACKAGE / folder, _FAILURE_MAKERS)
         if code.replace("_", "").isalpha()
     }
+
+
+def stop_reasons() -> set[str]:
+    """Return the reasons, named literally, of steps that fail without a failed attempt."""
+    return set(_literals(PACKAGE / "core", {"StepStopped": 0}))

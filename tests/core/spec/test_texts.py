@@ -338,12 +338,14 @@ WHOLE: dict[str, Any] = {
     "apiVersion": "sovrun/v1", "kind": "Dag",
     "metadata": {"id": "d", "description": "x", "labels": {"a": "b"}},
     "inputs": {"type": "object", "properties": {"day": {"type": "string"}}, "required": ["day"]},
-    "failFast": True, "code": ["lib"], "sourceDateEpoch": {"from": "inputs.day"},
+    "failFast": True, "code": ["lib"], "sourceDateEpoch": {"from": "inputs.day"}, "timeout": "9d", "failureBudget": 9,
     "steps": [
         {"id": "a", "python": "m:f", "with": {"day": {"from": "inputs.day"}, "l": [{"literal": 1}]}, "select": ["c"],
          "outputs": {"type": "object", "properties": {"x": {"type": "array", "items": {"type": "number"}}}}},
-        {"id": "b", "argv": ["bin/x", "1"], "needs": ["a"], "join": "any", "retry": {"base": "1s", "retryOn": ["E"]}},
-        {"id": "c", "confirm": {"show": {"from": "steps.a.x.0"}}, "needs": ["a", "b"], "resources": {"memory": "1Mi", "files": 3}},
+        {"id": "b", "argv": ["bin/x", "1"], "needs": ["a"], "join": "any", "retry": {"base": "1s", "retryOn": ["E"]},
+         "resources": {"memory": "1Mi", "files": 3}},
+        {"id": "c", "confirm": {"show": {"from": "steps.a.x.0"}, "expires": "1d", "actor": "a"}, "needs": ["a", "b"]},
+        {"id": "e", "tool": {"name": "t", "deadline": 60}, "with": {"d": {"from": "steps.c.shown"}}, "needs": ["c"], "timeout": 1},
     ],
 }  # fmt: skip
 ODD: list[Any] = [
@@ -362,6 +364,7 @@ def spots(value: Any) -> list[tuple[Any, Any]]:
 
 def test_any_value_anywhere_gives_a_dag_or_mistakes_and_yaml_and_json_agree() -> None:
     rng = random.Random(3)
+    assert not found_in(json.dumps(WHOLE))
     outcomes = set()
     for _ in range(1_500):
         document = copy.deepcopy(WHOLE)

@@ -24,14 +24,18 @@ def not_upstream(pairs: Collection[tuple[int, int]], needs: Sequence[Sequence[in
         pairs: positions in plan order.
         needs: of each position, the positions it waits for.
     """
+    asked: dict[int, list[int]] = {}
+    for step, target in pairs:
+        asked.setdefault(target, []).append(step)
     refused: set[tuple[int, int]] = set()
     undecided: dict[int, list[int]] = {}
-    for step, target in pairs:
-        found = _search(step, target, needs) if target < step else False
-        if found is None:
-            undecided.setdefault(target, []).append(step)
-        elif not found:
-            refused.add((step, target))
+    for target, steps in asked.items():
+        for step in steps:
+            found = _search(step, target, needs, _LOOKS_MAX // len(steps)) if target < step else False
+            if found is None:
+                undecided.setdefault(target, []).append(step)
+            elif not found:
+                refused.add((step, target))
     targets = sorted(undecided)
     for begin in range(0, len(targets), _BATCH):
         batch = targets[begin : begin + _BATCH]
@@ -39,9 +43,9 @@ def not_upstream(pairs: Collection[tuple[int, int]], needs: Sequence[Sequence[in
     return refused
 
 
-def _search(step: int, target: int, needs: Sequence[Sequence[int]]) -> bool | None:
-    """Look back from a step as far as the target; None when that takes too long."""
-    left = _LOOKS_MAX
+def _search(step: int, target: int, needs: Sequence[Sequence[int]], looks: int) -> bool | None:
+    """Look back from a step as far as the target; None when that takes more than `looks`."""
+    left = looks
     seen = {step}
     open_steps = [step]
     while open_steps:
@@ -49,7 +53,7 @@ def _search(step: int, target: int, needs: Sequence[Sequence[int]]) -> bool | No
             if need == target:
                 return True
             left -= 1
-            if left == 0:
+            if left <= 0:
                 return None
             if need > target and need not in seen:
                 seen.add(need)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from sovrun.core.actions import CancelRun
 from sovrun.core.errors import IdempotencyKeyConflict, IllegalTransition, StoreUnavailable
 from sovrun.core.ids import Actor, RunId, Tenant
+from sovrun.engine.desk import Desk
 from sovrun.engine.handler import RunRequest, submission_of
 from sovrun.simulation.clock import SECOND_US
+from sovrun.simulation.dags import NoFiles
 from sovrun.simulation.faults import Died, Fault
 from sovrun.simulation.histories import Violation
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from sovrun.simulation.world import World
 
 OPERATOR = Actor("local:operator")
+CALLER = Actor("local:caller")
 
 
 class Callers:
@@ -64,6 +67,30 @@ class Callers:
             await self._conflict(request, answer.run)
         if world.chance.happens(Fault.CANCEL, 0.06):
             self._cancel_later(CancelRun(request.dag.tenant, answer.run, OPERATOR, None))
+        if world.chance.happens(Fault.RERUN, 0.06):
+            self._rerun_later(request, answer.run)
+
+    def _rerun_later(self, request: RunRequest, run: RunId) -> None:
+        self.open += 1
+
+        async def rerun() -> None:
+            await self._rerun(request, run)
+
+        self._world.schedule.after(self._world.rng.randint(10, 90) * SECOND_US, rerun)
+
+    async def _rerun(self, request: RunRequest, run: RunId) -> None:
+        """Run a run again once it has ended, from some step or from where it failed."""
+        world, spec = self._world, request.dag.spec
+        self.open -= 1
+        from_step = world.rng.choice(spec.steps).id if world.rng.random() < 0.5 else None
+        desk = Desk(world.backend.store, NoFiles())
+        try:
+            answer = await desk.rerun(request.dag.tenant, run, CALLER, from_step=from_step, note=None)
+        except IllegalTransition:
+            self._rerun_later(request, run)  # it has not ended
+            return
+        world.attended = True
+        self.submitted[answer.run] = request
 
     async def _conflict(self, request: RunRequest, run: RunId) -> None:
         """Use a caller's key again for another request."""

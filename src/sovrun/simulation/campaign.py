@@ -17,7 +17,7 @@ from sovrun.simulation.histories import History, Violation
 from sovrun.simulation.world import Seen, Settings, World
 
 _HOUR_US: Final = 3_600_000_000
-_SHRINK_SEEDS: Final = 12
+_SHRINK_SEEDS: Final = 30
 """How many seeds near the failing one a smaller world is tried with: smaller settings make other worlds."""
 _RUNS_FOR_VACUITY: Final = 1_200
 """Runs from which on every kind of fault and every end has to have come up."""

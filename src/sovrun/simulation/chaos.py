@@ -10,8 +10,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sovrun.core.errors import StoreUnavailable
+from sovrun.core.lanes import Limits
+from sovrun.simulation.callers import OPERATOR
 from sovrun.simulation.clock import SECOND_US
 from sovrun.simulation.faults import Died, Fault
+from sovrun.store.protocol import Governance
 
 if TYPE_CHECKING:
     from sovrun.simulation.world import World
@@ -36,6 +39,7 @@ class Chaos:
             (Fault.CLOCK_BACK, 0.1, self._back),
             (Fault.FALSE_SUSPICION, 0.2, self._suspect),
             (Fault.NAMESAKE, 0.1, self._namesake),
+            (Fault.GOVERNED, 0.15, self._govern),
         )
         for fault, probability, blow in blows:
             if world.chance.happens(fault, probability):
@@ -70,6 +74,25 @@ class Chaos:
     async def _suspect(self) -> None:
         """Take every lease from workers that are well."""
         await self._world.backend.store.take_back(0)
+
+    async def _govern(self) -> None:
+        """Pause or limit a tenant or one of its DAGs, and set it free again later."""
+        world = self._world
+        dag = world.rng.choice(world.known)
+        name = None if world.rng.random() < 0.4 else dag.spec.id
+        paused = world.rng.random() < 0.5
+        limits = Limits(
+            paused=paused,
+            runs_max=None if paused else world.rng.choice((None, 1, 2)),
+            steps_max=None if paused else world.rng.choice((None, 1, 2)),
+            weight=world.rng.choice((1, 3)),
+        )
+        await world.backend.store.govern(Governance(dag.tenant, name, limits, OPERATOR))
+
+        async def free() -> None:
+            await world.backend.store.govern(Governance(dag.tenant, name, Limits(), OPERATOR))
+
+        world.schedule.after(world.rng.randint(1, 300) * SECOND_US, free)
 
     async def _namesake(self) -> None:
         self._world.hire_namesake()

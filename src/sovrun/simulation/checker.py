@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from sovrun.simulation.hashes import chain, outcome_hash, outputs_hash
@@ -38,6 +39,7 @@ def check(
     acknowledged: Iterable[Acknowledged] = (),
     final: frozenset[str] | None = None,
     steady: bool = True,
+    lanes_open: bool = True,
 ) -> list[Violation]:
     """Return what is wrong with histories, in the order of their runs; per run only the first thing.
 
@@ -45,13 +47,16 @@ def check(
         histories: in the order of their submission, each of a whole run or of its beginning.
         acknowledged: reports that were acknowledged, which must be in the histories.
         final: codes of failures that are never retried; None when that is not known.
+        lanes_open: nothing was ever paused or limited; where it was, the order of the queue cannot be told.
         steady: the store's clock was never set back; when it was, times tell neither order nor whether a wait was over.
     """
     each = (check_run(history, final, steady=steady) for history in histories)
     found = [violation for violation in each if violation is not None]
     if not found:
         found = _lost_reports(histories, acknowledged)
-    if not found and steady:
+    if not found:
+        found = _strange_outputs(histories)
+    if not found and steady and lanes_open:
         found = check_order(histories)
     return found
 
@@ -150,7 +155,7 @@ class _Fold:
             broken("event data", f"{named} are not steps of the DAG in plan order")
         for position in positions:
             step = self._steps[position]
-            if step.state == "received":
+            if step.state == "received" and entry.type[5:] in LEGAL["received"]:
                 self._decide(step, entry)
             move(step, entry, self._around)
             if step.state == "executing":
@@ -267,6 +272,26 @@ def _decision(step: StepView, needs: Sequence[StepView]) -> str | None:
     if skipped and all(skipped):
         return "not_selected"
     return "not_selected" if any(skipped) and not step.spec.join_any else None
+
+
+def _strange_outputs(histories: Sequence[History]) -> list[Violation]:
+    """Return the reused outputs that the cited parent did not record under the same step hash."""
+    made = {
+        (entry.run, entry.step, entry.data["stepHash"], entry.data["outputHash"])
+        for history in histories
+        for entry in history.entries
+        if entry.type == "step.completed"
+    }
+    found = []
+    for history in histories:
+        parent = history.entries[0].data.get("parent")
+        for reused, completed in pairwise(history.entries):
+            source = reused.data.get("reusedFrom")
+            name = (source, completed.step, completed.data.get("stepHash"), completed.data.get("outputHash"))
+            if source is not None and (source != parent or name not in made):
+                text = f"{reused.step} takes from {source} what its parent {parent} did not record"
+                found.append(Violation("reuse", reused.run, reused.sequence, text))
+    return found
 
 
 def _lost_reports(histories: Sequence[History], acknowledged: Iterable[Acknowledged]) -> list[Violation]:

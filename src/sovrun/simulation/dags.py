@@ -16,13 +16,14 @@ from sovrun.core.canonical import canonical, decode, sha256_hex
 from sovrun.core.errors import CodeUnavailable, FileUnavailable
 from sovrun.core.ids import DagId, Digest, StepId, Tenant
 from sovrun.core.plan import plan_order
-from sovrun.core.spec.model import DagSpec, Kind, Reference, Retry, StepSpec, Template
+from sovrun.core.spec.model import Confirmation, DagSpec, Kind, Reference, Retry, StepSpec, Template, ToolWait
 from sovrun.ports import Code, Failed, MadeFile, Succeeded, Task
 
 CODE: Final = sha256_hex(b"the code of simulated steps")
 FINAL: Final = frozenset({"refused"})
 """Codes of failures that are never retried."""
 INPUTS: Final = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+TENANTS: Final = (Tenant("alpha"), Tenant("beta"))
 SECOND_US: Final = 1_000_000
 
 
@@ -33,11 +34,13 @@ def random_dag(rng: Random, number: int, steps_max: int) -> DagSpec:
     needs = [
         rng.sample(range(position), min(position, rng.choice((0, 1, 1, 2, 3)))) for position in range(count)
     ]
+    waits = rng.random() < 0.25
     steps: dict[StepId, StepSpec] = {}
     for position, name in enumerate(names):
         dependents = [names[other] for other in range(position, count) if position in needs[other]]
         options = [option for option in dependents if rng.random() < 0.7] if rng.random() < 0.35 else []
-        step = _step(rng, name, [names[need] for need in needs[position]], sorted(options))
+        make = _waiting_step if waits and rng.random() < 0.35 else _step
+        step = make(rng, name, [names[need] for need in needs[position]], sorted(options))
         steps[step.id] = step
     order = plan_order({id_: step.needs for id_, step in steps.items()})
     return DagSpec(
@@ -50,13 +53,44 @@ def random_dag(rng: Random, number: int, steps_max: int) -> DagSpec:
     )
 
 
-def _step(rng: Random, name: str, needs: list[str], options: list[str]) -> StepSpec:
+def _arguments(rng: Random, needs: list[str]) -> dict[str, Template]:
     arguments: dict[str, Template] = {"salt": rng.randrange(4)}
     if rng.random() < 0.4:
         arguments["n"] = Reference(None, ("n",))
     for need in needs:
         if rng.random() < 0.7:
-            arguments[f"of_{need}"] = Reference(StepId(need), ("value",))
+            arguments[f"of_{need}"] = Reference(StepId(need), ())
+    return arguments
+
+
+def _waiting_step(rng: Random, name: str, needs: list[str], options: list[str]) -> StepSpec:
+    """Return a step that waits for a tool or, when nothing is to be chosen, perhaps for a person."""
+    allowed_us = rng.choice((None, 600 * SECOND_US, 3_600 * SECOND_US))
+    common: dict[str, Any] = {
+        "id": StepId(name),
+        "needs": tuple(sorted(StepId(need) for need in needs)),
+        "select": tuple(StepId(option) for option in options),
+        "join_any": rng.random() < 0.4,
+    }
+    if options or rng.random() < 0.6:
+        return StepSpec(
+            kind=Kind.TOOL,
+            entry=ToolWait("oracle", allowed_us),
+            arguments=_arguments(rng, needs),
+            **common,
+        )
+    confirmation = Confirmation(
+        role=rng.choice((None, "approver")),
+        show=_arguments(rng, needs),
+        expires_us=allowed_us,
+        on_expiry=rng.choice(("reject", "fail")),
+        bar_requester=rng.random() < 0.5,
+    )
+    return StepSpec(kind=Kind.CONFIRM, entry=confirmation, **common)
+
+
+def _step(rng: Random, name: str, needs: list[str], options: list[str]) -> StepSpec:
+    arguments = _arguments(rng, needs)
     entry = rng.choices(("steady", "moody", "fails", "refuses"), (85, 10, 3, 2))[0]
     if options:
         arguments["among"] = list(options)

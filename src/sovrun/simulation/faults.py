@@ -41,6 +41,11 @@ class Fault(StrEnum):
     FALSE_SUSPICION = "false_suspicion"
     CANCEL = "cancel"
     CONFLICT = "conflict"
+    NO_ANSWER = "no_answer"
+    WRONG_APPROVAL = "wrong_approval"
+    SECOND_ANSWER = "second_answer"
+    RERUN = "rerun"
+    GOVERNED = "governed"
 
 
 ALL_FAULTS: Final = frozenset(Fault)

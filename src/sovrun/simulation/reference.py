@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sovrun.core.ids import Digest, RunId, Tenant, WorkerId
+from sovrun.core.ids import Digest, RunId, WorkerId
 from sovrun.core.lifecycle import TERMINAL
 from sovrun.engine.attempt import Attempts
+from sovrun.engine.clerk import Clerk
+from sovrun.engine.desk import Desk
 from sovrun.engine.handler import RunRequest, registration_of, submission_of
 from sovrun.simulation.clock import SECOND_US, SimulatedClock
 from sovrun.simulation.dags import NoFiles, SimulatedExecutor
+from sovrun.simulation.outsiders import reply_of, speak
 from sovrun.store.memory import MemoryStore
 from sovrun.store.protocol import RunRecord
 
@@ -34,6 +37,7 @@ class Reference:
     def __init__(self) -> None:
         self._clock = SimulatedClock()
         self._store = MemoryStore(self._clock)
+        self._clerk = Clerk(self._store, NoFiles(), SimulatedExecutor.environment)
         self._attempts = Attempts(self._store, NoFiles(), SimulatedExecutor(lambda: False))
         self._known: dict[tuple[Digest, Digest], Faultless] = {}
 
@@ -44,10 +48,16 @@ class Reference:
         if name not in self._known:
             await self._store.register(registration_of(request.dag, request.actor))
             run = (await self._store.submit(submission)).run
-            self._known[name] = await self._drain(request.dag.tenant, run)
+            self._known[name] = await self._drain(request, run)
         return self._known[name]
 
-    async def _drain(self, tenant: Tenant, run: RunId) -> Faultless:
+    async def _outside(self, request: RunRequest) -> None:
+        """Take up what no worker runs, and give the answers that are waited for."""
+        await self._clerk.work_off(await self._store.pending(64))
+        for view in await Desk(self._store, NoFiles()).waiting(request.dag.tenant):
+            await speak(self._store, view, reply_of(view, request.dag.spec.steps[view.wait.position]))
+
+    async def _drain(self, request: RunRequest, run: RunId) -> Faultless:
         idle = 0
         while idle < _PATIENCE:
             leases = await self._store.claim(_WORKER, 1)
@@ -55,7 +65,8 @@ class Reference:
                 await self._store.commit([await self._attempts.execute(lease)], worker=_WORKER)
             if not leases:
                 idle += 1
-                record = await self._store.run(tenant, run)
+                await self._outside(request)
+                record = await self._store.run(request.dag.tenant, run)
                 if record.head.state in TERMINAL:
                     return _faultless(record)
                 self._clock.advance_to(self._clock.elapsed_us() + 2 * SECOND_US)

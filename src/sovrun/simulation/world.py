@@ -8,32 +8,36 @@ Must not touch: real time, and any random source but the seed's.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from random import Random
 
 from sovrun.core.events import Event, chain_link
 from sovrun.core.identity import RunKey
-from sovrun.core.ids import Actor, Digest, RunId, Tenant, WorkerId
+from sovrun.core.ids import Digest, RunId, Tenant, WorkerId
+from sovrun.core.lanes import Limits
 from sovrun.core.lifecycle import TERMINAL
+from sovrun.core.spec.model import WORKER_KINDS
 from sovrun.core.step import Complete
 from sovrun.engine.attempt import Attempts
+from sovrun.engine.clerk import Clerk
 from sovrun.engine.handler import KnownDag, RunRequest, known_dag, registration_of
 from sovrun.simulation.backends import Backend, MemoryBackend, SqliteBackend
-from sovrun.simulation.callers import Callers
+from sovrun.simulation.callers import CALLER, Callers
 from sovrun.simulation.chaos import Chaos
 from sovrun.simulation.checker import Acknowledged, check
 from sovrun.simulation.clock import SECOND_US, Happening, Schedule, SimulatedClock
-from sovrun.simulation.dags import CODE, FINAL, NoFiles, SimulatedExecutor, random_dag
+from sovrun.simulation.dags import CODE, FINAL, TENANTS, NoFiles, SimulatedExecutor, random_dag
 from sovrun.simulation.faults import ALL_FAULTS, Chance, Fault, Link
 from sovrun.simulation.histories import Entry, History, Violation, entry_of
+from sovrun.simulation.outsiders import Outsiders
 from sovrun.simulation.reference import Reference
 from sovrun.simulation.workers import SimulatedWorker
-from sovrun.store.protocol import Committed, Report
+from sovrun.store.protocol import Committed, Governance, Report
 
-TENANTS = (Tenant("alpha"), Tenant("beta"))
-CALLER = Actor("local:caller")
 TROUBLE_US = 2 * 3_600 * SECOND_US
 """How long things go wrong; after that a run has every chance to end."""
 TURNS_MAX = 20_000
@@ -78,7 +82,11 @@ class Seen:
 
 
 class World:
-    """Builds a world, lets it happen, and holds its histories against the rules."""
+    """Builds a world, lets it happen, and holds its histories against the rules.
+
+    Attributes:
+        known: the DAG versions of this world; attended: some steps are the clerk's and the outside's business.
+    """
 
     def __init__(self, seed: int, settings: Settings) -> None:
         self.settings = settings
@@ -95,6 +103,10 @@ class World:
         self.callers = Callers(self)
         self._executor = SimulatedExecutor(lambda: self.chance.happens(Fault.CIRCUMSTANCE, self._failing))
         self.attempts = Attempts(self.backend.store, NoFiles(), self._executor)
+        self.clerk = Clerk(self.backend.store, NoFiles(), self._executor.environment)
+        self.outsiders = Outsiders(self)
+        self.known: list[KnownDag] = []
+        self.attended = False
         self._workers: list[SimulatedWorker] = []
         self._names = 0
         self._acknowledged: list[Acknowledged] = []
@@ -160,6 +172,7 @@ class World:
         """Kill the store's process and open the store again."""
         await self.backend.restart()
         self.attempts = Attempts(self.backend.store, NoFiles(), self._executor)
+        self.clerk = Clerk(self.backend.store, NoFiles(), self._executor.environment)
 
     # --- the course of things ---------------------------------------------------------------------------------------
 
@@ -171,22 +184,34 @@ class World:
                 self.callers.plan(request)
             self.hire()
             Chaos(self).begin()
-            await self._trouble()
-            await self._calm()
-            return await self._judge(Reference())
+            self.outsiders.begin()
+            broken = await self._happens()
+            seen = await self._judge(Reference())
+            return seen if broken is None else replace(seen, violations=[broken, *seen.violations])
         finally:
             await self.backend.close()
 
+    async def _happens(self) -> Violation | None:
+        """Let trouble and calm pass; what the engine raises and nobody expects is the first thing that is wrong."""
+        try:
+            await self._trouble()
+            await self._calm()
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it has to come with its seed and histories
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            return Violation("error", "", 0, f"{type(error).__name__} at {where}: {error}")
+        return None
+
     async def _requests(self) -> list[RunRequest]:
         rng, settings = self.rng, self.settings
-        known: list[KnownDag] = []
         for number in range(min(4, settings.runs)):
             spec = random_dag(rng, number, settings.steps)
             for tenant in TENANTS if rng.random() < 0.3 else (rng.choice(TENANTS),):
                 dag = known_dag(tenant, spec, CODE)
                 await self.backend.store.register(registration_of(dag, CALLER))
-                known.append(dag)
-        return [self._request(rng.choice(known), number) for number in range(settings.runs)]
+                self.known.append(dag)
+                self.attended |= any(step.kind not in WORKER_KINDS for step in spec.steps)
+        return [self._request(rng.choice(self.known), number) for number in range(settings.runs)]
 
     def _request(self, dag: KnownDag, number: int) -> RunRequest:
         key = RunKey(caller=f"key {number}") if self.rng.random() < 0.5 else RunKey(fresh=str(number))
@@ -221,6 +246,9 @@ class World:
         self.kill_workers()
         store = self.backend.store
         await store.take_back(0)
+        for dag in self.known:
+            for name in (None, dag.spec.id):
+                await store.govern(Governance(dag.tenant, name, Limits(), CALLER))
         self._start(self.fresh_name())
         for turn in range(CALM_TURNS_MAX):
             happening = self.schedule.next()
@@ -237,7 +265,7 @@ class World:
 
     async def _judge(self, reference: Reference) -> Seen:
         seen = Seen(fired=self.chance.fired, simulated_us=self.clock.elapsed_us(), late=self._late)
-        seen.violations.extend(self.callers.wrong)
+        seen.violations.extend((*self.callers.wrong, *self.outsiders.wrong))
         store = self.backend.store
         records = [record for tenant in TENANTS for record in await store.runs(tenant, limit=10_000)]
         records.sort(key=lambda record: record.head.key)
@@ -262,7 +290,13 @@ class World:
         )
         steady = not self.chance.fired[Fault.CLOCK_BACK]
         seen.violations.extend(
-            check(seen.histories, acknowledged=self._acknowledged, final=FINAL, steady=steady)
+            check(
+                seen.histories,
+                acknowledged=self._acknowledged,
+                final=FINAL,
+                steady=steady,
+                lanes_open=not self.chance.fired[Fault.GOVERNED],
+            )
         )
         for tenant in TENANTS:
             for depth in await store.depths(tenant):
@@ -306,7 +340,8 @@ def _chain_head(token: Digest, events: Sequence[Event]) -> Digest:
 
 
 def _move_of(entry: Entry) -> str:
-    reason = entry.data.get("reason")
+    data = entry.data
+    reason = "reused" if "reusedFrom" in data else data.get("reason", data.get("decision"))
     return entry.type if reason is None else f"{entry.type} ({reason})"
 
 

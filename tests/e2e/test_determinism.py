@@ -141,12 +141,27 @@ def wait_for_progress(directory: Path, store: str) -> None:
     raise AssertionError("the run never appeared")
 
 
+HELD_PLUG = """
+import pathlib, time
+
+def work(number, before=0):
+    if number == 5 and not pathlib.Path("DIR/go").exists():
+        pathlib.Path("DIR/begun").touch()
+        time.sleep(600)
+    return {"number": number, "sum": before + number}
+"""
+
+
 def test_resume_finishes_what_a_killed_engine_left(tmp_path: Path) -> None:
     file = slow_dag(tmp_path / "dag", 12)
+    (tmp_path / "dag" / "plug.py").write_text(HELD_PLUG.replace("DIR", str(tmp_path)))
     store = f"sqlite:{tmp_path / 'runs.db'}"
     process = start("run", file, "--store", store, "--isolation", "in-process", cwd=tmp_path)
-    wait_for_progress(tmp_path, store)
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
     kill(process)
+    (tmp_path / "go").touch()
     done = sovrun("resume", "--store", store, "--isolation", "in-process", "--json", cwd=tmp_path)
     assert done.code == 0
     assert [run["status"] for run in done.json["ended"]] == ["completed"]

@@ -23,8 +23,8 @@ _ENDS: Final = frozenset({"step.completed", "step.failed", "step.cancelled", "st
 
 
 async def follow(opened: Opened, tenant: Tenant, run: RunId, *, quiet: bool) -> RunRecord:
-    """Show a run's progress until it is terminal and return it. Raises: StoreUnavailable."""
-    ended = asyncio.create_task(opened.engine.wait(tenant, run))
+    """Show a run's progress until it is terminal or left waiting, and return it. Raises: StoreUnavailable."""
+    ended = asyncio.create_task(opened.engine.wait_idle(tenant, run))
     try:
         if not quiet:
             if err.is_terminal:

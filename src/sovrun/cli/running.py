@@ -109,7 +109,7 @@ def resume(
                 err.print(
                     f"{len(waiting):,} unfinished {'run' if len(waiting) == 1 else 'runs'} in {address}"
                 )
-            ended = [await opened.engine.wait(tenant, run) for tenant, run in waiting]
+            ended = [await opened.engine.wait_idle(tenant, run) for tenant, run in waiting]
         if as_json:
             print_json({"ended": [{"runId": r.head.id, "status": str(r.head.state)} for r in ended]})
         else:

@@ -6,65 +6,45 @@ canonical form of what the step returned; nothing is read into it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any, Final
-
-import jsonschema_rs
 
 from sovrun.core.canonical import canonical, decode, parse, sha256_hex
 from sovrun.core.errors import CodeUnavailable, FileUnavailable, InvalidValue
 from sovrun.core.events import Failure
-from sovrun.core.ids import Digest, StepId, Tenant
-from sovrun.core.plan import Plan, plan_of
-from sovrun.core.spec.model import WORKER_KINDS, Reference
-from sovrun.core.spec.normal import spec_from_normal
+from sovrun.core.ids import StepId, Tenant
+from sovrun.core.plan import Plan
+from sovrun.core.spec.model import Reference
 from sovrun.core.step import Complete, Fail
 from sovrun.engine.resolve import (
     CompiledStep,
     Resolved,
     Unresolved,
-    compile_step,
     file_digests,
     pick,
-    resolve,
 )
-from sovrun.ports import Code, Executor, Failed, Files, Succeeded, Task
+from sovrun.engine.workloads import Workload, Workloads
+from sovrun.ports import Executor, Failed, Files, Succeeded, Task
 from sovrun.store.protocol import INLINE_MAX, Lease, Payload, Report, Store
 
-WORKLOADS_MAX: Final = 64
-VALUES_MAX: Final = 1_024
 LOG_TAIL: Final = 4_096
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """A DAG version as a worker runs it; `schemas` holds, by position, the compiled schemas of declared outputs."""
-
-    plan: Plan
-    code: Code
-    steps: tuple[CompiledStep, ...]
-    schemas: dict[int, Any]
 
 
 class Attempts:
     """Executes leased steps."""
 
     def __init__(self, store: Store, files: Files, executor: Executor) -> None:
-        self._store = store
         self._files = files
         self._executor = executor
-        self._workloads: OrderedDict[tuple[Tenant, Digest], Workload] = OrderedDict()
-        self._values: OrderedDict[tuple[Tenant, Digest], bytes] = OrderedDict()
+        self._workloads = Workloads(store, files)
 
     async def execute(self, lease: Lease) -> Report:
         """Execute one leased step and say how it ended. Raises: StoreUnavailable."""
         resolved: Resolved | None = None
         result: Succeeded | Failed | Report
         try:
-            workload = self._workloads.get((lease.tenant, lease.version)) or await self._workload(lease)
+            workload = self._workloads.known(lease) or await self._workloads.load(lease)
             step = workload.steps[lease.position]
-            resolved = step.fixed or await self._resolve(lease, workload, step)
+            resolved = step.fixed or await self._workloads.resolve(lease, workload)
             task = await self._task(lease, workload, step, resolved)
             result = await self._executor.execute(task)
             if isinstance(result, Succeeded):
@@ -79,34 +59,6 @@ class Attempts:
 
     # --- what it is given -------------------------------------------------------------------------------------------
 
-    async def _workload(self, lease: Lease) -> Workload:
-        """Return the compiled DAG version of a lease. Raises: CodeUnavailable."""
-        record = await self._store.dag(lease.tenant, lease.version)
-        plan = plan_of(spec_from_normal(decode(record.normal)))
-        workload = Workload(
-            plan=plan,
-            code=self._files.code(record.code),
-            steps=tuple(compile_step(plan, step, record.code) for step in plan.steps),
-            schemas={
-                position: jsonschema_rs.Draft202012Validator(dict(step.outputs), validate_formats=True)
-                for position, step in enumerate(plan.steps)
-                if step.outputs is not None and step.kind in WORKER_KINDS
-            },
-        )
-        _remember(self._workloads, (lease.tenant, lease.version), workload, WORKLOADS_MAX)
-        return workload
-
-    async def _resolve(self, lease: Lease, workload: Workload, step: CompiledStep) -> Resolved:
-        inputs = await self._inputs(lease) if step.uses_inputs else None
-        outputs: dict[StepId, Any] = {}
-        if step.sources:
-            found = await self._store.outputs(lease, step.sources)
-            for position in step.sources:
-                payload = found.get(position)
-                value = None if payload is None else await self._value(lease.tenant, payload)
-                outputs[workload.plan.steps[position].id] = value
-        return resolve(step, inputs, outputs)
-
     async def _task(self, lease: Lease, workload: Workload, step: CompiledStep, resolved: Resolved) -> Task:
         spec = step.spec
         files = {}
@@ -115,7 +67,7 @@ class Attempts:
                 files[digest] = self._files.locate(lease.tenant, digest)
         epoch = workload.plan.spec.epoch
         if isinstance(epoch, Reference):
-            epoch = _epoch(epoch, pick(epoch, await self._inputs(lease)))
+            epoch = _epoch(epoch, pick(epoch, await self._workloads.inputs(lease)))
         return Task(
             tenant=lease.tenant,
             run=lease.run,
@@ -127,23 +79,9 @@ class Attempts:
             resources=spec.resources,
             epoch=epoch,
             code=workload.code.path,
+            code_digest=workload.code.digest,
             files=files,
         )
-
-    async def _inputs(self, lease: Lease) -> Any:
-        return await self._value(lease.tenant, Payload(lease.inputs, None))
-
-    async def _value(self, tenant: Tenant, payload: Payload) -> Any:
-        """Return the value of a payload, which may lie in the store or among the files. Raises: FileUnavailable."""
-        name = (tenant, payload.digest)
-        body = payload.body or self._values.get(name)
-        if body is None:
-            body = await self._store.payload(*name) or self._files.get(*name)
-            if body is None:
-                raise FileUnavailable(f"the value {payload.digest} is not kept any more")
-            if len(body) <= INLINE_MAX:
-                _remember(self._values, name, body, VALUES_MAX)
-        return decode(body)
 
     # --- how it ended -----------------------------------------------------------------------------------------------
 
@@ -194,9 +132,13 @@ class Attempts:
         return Report(lease, complete, (payload,))
 
     def _failed(self, lease: Lease, resolved: Resolved | None, failed: Failed) -> Report:
-        workload = self._workloads.get((lease.tenant, lease.version))
+        workload = self._workloads.known(lease)
         retry_on = None if workload is None else workload.plan.steps[lease.position].retry.retry_on
-        wanted = retry_on is None or failed.circumstance or failed.error in retry_on
+        wanted = (
+            retry_on is None
+            or failed.circumstance
+            or not set(retry_on).isdisjoint((failed.error, *failed.lineage))
+        )
         document = canonical(
             {
                 "code": failed.reason,
@@ -224,12 +166,6 @@ class Attempts:
             return Payload(digest, body)
         self._files.put(tenant, digest, body)
         return Payload(digest, None)
-
-
-def _remember(known: OrderedDict[Any, Any], name: Any, value: Any, most: int) -> None:
-    known[name] = value
-    if len(known) > most:
-        known.popitem(last=False)
 
 
 def _refused(result: Succeeded, reason: str, message: str) -> Failed:

@@ -1,20 +1,28 @@
 """The embedded engine: one process that owns a store, executes its steps and answers who waits for a run.
 
-Owns: `Engine`, the life of its worker, and the waiting for ends of runs.
+Owns: `Engine`, the life of its worker and its clerk, and the waiting for ends of runs.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
 from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
-from sovrun.core.lifecycle import TERMINAL
+from sovrun.core.lifecycle import TERMINAL, State
+from sovrun.engine.clerk import Clerk
+from sovrun.engine.desk import Desk
 from sovrun.engine.handler import KnownDag, RunRequest, registration_of, submission_of
 from sovrun.engine.worker import Worker
 from sovrun.ports import Executor, Files, Identity
 from sovrun.store.protocol import RunRecord, Store, Submitted
+
+LEASE_US: Final = 15_000_000
+"""How long a worker may be silent before its leases are taken back."""
+REAP_SECONDS: Final = 2.5
+LOOK_SECONDS: Final = 0.1
 
 
 class Engine:
@@ -24,36 +32,62 @@ class Engine:
     """
 
     def __init__(
-        self, store: Store, files: Files, executor: Executor, identity: Identity, *, slots: int, name: str
+        self,
+        store: Store,
+        files: Files,
+        executor: Executor,
+        identity: Identity,
+        *,
+        slots: int,
+        name: str,
+        shared: bool = False,
     ) -> None:
-        """Args: slots: steps at a time; name: of the worker, printable ASCII."""
+        """Args: slots: steps at a time; name: of the worker, printable ASCII; shared: other processes work, too."""
         self._store = store
         self._files = files
         self._executor = executor
-        worker = WorkerId(f"{name}/{identity.fresh()}")
-        self._worker = Worker(worker, store, files, executor, slots=slots)
-        store.subscribe(self._run_ended)
-        self._working: asyncio.Task[None] | None = None
+        self._shared = shared
+        self._worker = Worker(WorkerId(f"{name}/{identity.fresh()}"), store, files, executor, slots=slots)
+        self._clerk = Clerk(store, files, executor.environment)
+        self._tasks: list[asyncio.Task[None]] = []
         self._waiting: dict[RunId, list[asyncio.Future[None]]] = {}
+        self._error: BaseException | None = None
+        self.desk = Desk(store, files)
         self.resumed = 0
         """How many leases of an earlier, interrupted engine were taken back."""
+        store.subscribe(self._run_ended)
 
     async def __aenter__(self) -> Self:
         self.resumed = await self._store.recover()
-        self._working = asyncio.create_task(self._worker.run())
-        self._working.add_done_callback(self._worker_ended)
+        self._start(self._worker.run())
+        self._start(self._clerk.run())
+        if self._shared:
+            self._start(self._reap())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._working is not None  # noqa: S101 -- set on entering
         self._worker.stop()
-        if error is not None:
-            self._working.cancel()
-        await self._store.close()  # answers the worker's waiting claim
-        await asyncio.gather(self._working, return_exceptions=True)
+        self._clerk.stop()
+        if error is not None or self._shared:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._store.close()  # answers the waiting claim of the worker and the waiting call of the clerk
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._executor.close()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
+
+    async def _reap(self) -> None:
+        """Take back the leases of workers that have fallen silent, again and again."""
+        while True:
+            await asyncio.sleep(REAP_SECONDS)
+            await self._store.take_back(LEASE_US)
 
     async def register(self, dag: KnownDag, actor: Actor) -> bool:
         """Make a DAG version known; False when it was already. Raises: StoreUnavailable."""
@@ -73,27 +107,50 @@ class Engine:
         """Return a run once it is terminal. Raises: NotFound; StoreUnavailable when this engine cannot go on."""
         record = await self._store.run(tenant, run)
         while record.head.state not in TERMINAL:
+            if self._error is not None:
+                raise self._error
             ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(run, []).append(ended)
-            self._check_worker()
             await ended
             record = await self._store.run(tenant, run)
         return record
 
-    def _check_worker(self) -> None:
-        if self._working is not None and self._working.done():
-            self._worker_ended(self._working)
+    async def wait_idle(self, tenant: Tenant, run: RunId) -> RunRecord:
+        """Return a run once it is terminal, or waits for nothing but tools and people. Raises: as `wait`."""
+        ended = asyncio.create_task(self.wait(tenant, run))
+        try:
+            while True:
+                await asyncio.wait([ended], timeout=LOOK_SECONDS)
+                if ended.done():
+                    return await ended
+                record = await self._store.run(tenant, run)
+                if await self._is_left_waiting(record):
+                    return record
+        finally:
+            ended.cancel()
+
+    async def _is_left_waiting(self, record: RunRecord) -> bool:
+        head = record.head
+        if head.state is State.RECEIVED:
+            return head.reason is not None  # for a quota or an unpause
+        if head.state not in (State.AWAITING_TOOL, State.AWAITING_USER_CONFIRMATION):
+            return False
+        waits = [wait for wait in await self._store.waiting(head.tenant) if wait.run == head.id]
+        return len(waits) == head.counts.awaiting_tool + head.counts.awaiting_user
 
     def _run_ended(self, run: RunId) -> None:
         for ended in self._waiting.pop(run, ()):
             if not ended.done():
                 ended.set_result(None)
 
-    def _worker_ended(self, working: asyncio.Task[None]) -> None:
-        """Tell everyone who waits that this engine's worker has stopped, and why."""
-        error = None if working.cancelled() else working.exception()
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """Tell everyone who waits that this engine cannot go on, and why."""
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        self._error = error
         waiting, self._waiting = self._waiting, {}
         for futures in waiting.values():
             for ended in futures:
                 if not ended.done():
-                    ended.set_exception(error) if error is not None else ended.cancel()
+                    ended.set_exception(error)

@@ -15,7 +15,7 @@ from sovrun.core.canonical import canonical, digest_of, path_text, sha256_hex
 from sovrun.core.errors import InvalidInputs, StepKindUnavailable
 from sovrun.core.identity import RunKey, dag_version, run_id_of, run_token
 from sovrun.core.ids import Actor, Digest, Tenant
-from sovrun.core.spec.model import WORKER_KINDS, DagSpec
+from sovrun.core.spec.model import DagSpec, Kind
 from sovrun.core.spec.normal import normal_form
 from sovrun.store.protocol import INLINE_MAX, PRIORITY_DEFAULT, Payload, Registration, Submission
 
@@ -61,13 +61,13 @@ class RunRequest:
 def known_dag(tenant: Tenant, spec: DagSpec, code: Digest, source: str = "") -> KnownDag:
     """Return a DAG version by its name.
 
-    Raises: StepKindUnavailable when it has steps that no worker of this installation runs.
+    Raises: StepKindUnavailable when it has steps of a kind that this version cannot run.
     """
     for step in spec.steps:
-        if step.kind not in WORKER_KINDS:
+        if step.kind is Kind.COMMAND:
             raise StepKindUnavailable(
-                f"step {step.id} is of kind {step.kind}, which this version cannot run yet",
-                hint="python and argv steps run",
+                f"step {step.id} is of kind {step.kind}, which this version cannot run",
+                hint="python, argv, tool and confirm steps run",
                 step=step.id,
             )
     normal = normal_form(spec)

@@ -14,7 +14,7 @@ from sovrun.core.canonical import canonical, sha256_hex
 from sovrun.core.identity import step_hash, step_hash_prefix, step_hash_suffix
 from sovrun.core.ids import Digest, StepId
 from sovrun.core.plan import Plan
-from sovrun.core.spec.model import Literal, Reference, StepSpec, Template
+from sovrun.core.spec.model import Confirmation, Literal, Reference, StepSpec, Template
 
 
 class Unresolved(Exception):
@@ -48,11 +48,12 @@ class CompiledStep:
 
 def compile_step(plan: Plan, step: StepSpec, code: Digest) -> CompiledStep:
     """Return a step with all that does not depend on the run worked out."""
-    references = list(_references(dict(step.arguments)))
+    template = _template(step)
+    references = list(_references(template))
     prefix, suffix = step_hash_prefix(step, code), step_hash_suffix(step)
     fixed = None
     if not references:
-        arguments = canonical(_fill(dict(step.arguments), None, {}))
+        arguments = canonical(_fill(template, None, {}))
         fixed = Resolved(arguments, step_hash(prefix, sha256_hex(arguments), suffix))
     return CompiledStep(
         spec=step,
@@ -73,8 +74,15 @@ def resolve(step: CompiledStep, inputs: Any, outputs: Mapping[StepId, Any]) -> R
     """
     if step.fixed is not None:
         return step.fixed
-    arguments = canonical(_fill(dict(step.spec.arguments), inputs, outputs))
+    arguments = canonical(_fill(_template(step.spec), inputs, outputs))
     return Resolved(arguments, step_hash(step.prefix, sha256_hex(arguments), step.suffix))
+
+
+def _template(step: StepSpec) -> dict[str, Template]:
+    """Return what a step is given, unresolved; of a `confirm` step that is what it shows."""
+    if isinstance(step.entry, Confirmation):
+        return {"show": step.entry.show}
+    return dict(step.arguments)
 
 
 def _references(template: Template) -> Iterator[Reference]:

@@ -1,21 +1,27 @@
 """The worker: takes steps, has them executed, reports how they ended.
 
-Owns: the rhythm in which a worker claims and commits. It holds no truth: whatever it loses, the store has.
+Owns: the rhythm in which a worker claims, commits and shows that it is alive. It holds no truth: whatever it loses, the
+store has.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, Final
 
+from sovrun.core.events import Failure
 from sovrun.core.ids import WorkerId
+from sovrun.core.step import NO_HASH, Fail
 from sovrun.engine.attempt import Attempts
 from sovrun.ports import Executor, Files
-from sovrun.store.protocol import Lease, Report, Store
+from sovrun.store.protocol import Lease, Report, Revoked, Store
 
 PATIENCE_US: Final = 3_600 * 1_000_000
+BEAT_SECONDS: Final = 1.0
+"""How often a worker that executes steps shows that it is alive and asks which of them are over."""
 BATCH_FIRST: Final = 16
 BATCH_MAX: Final = 256
 BATCH_SECONDS: Final = 0.005
@@ -23,19 +29,21 @@ BATCH_SECONDS: Final = 0.005
 REPORT_SECONDS: Final = 0.020
 """How long a finished inline step may wait for the rest of its batch before it is reported."""
 
+ABANDONED: Final = Failure(
+    code="abandoned",
+    error=NO_HASH,
+    step_hash=None,
+    environment=NO_HASH,
+    circumstance=True,
+    retryable=True,
+)
+"""What a worker reports of an attempt it has killed because its lease was over; no history ever holds it."""
+
 
 class Worker:
     """Takes and executes steps until it is told to stop."""
 
-    def __init__(
-        self,
-        name: WorkerId,
-        store: Store,
-        files: Files,
-        executor: Executor,
-        *,
-        slots: int,
-    ) -> None:
+    def __init__(self, name: WorkerId, store: Store, files: Files, executor: Executor, *, slots: int) -> None:
         """Args: slots: steps at a time."""
         self._name = name
         self._store = store
@@ -77,14 +85,14 @@ class Worker:
             elif len(leases) == batch:
                 batch = min(BATCH_MAX, batch * 2)
             slots = 0 if self._told_to_stop.is_set() else batch
-            committed = await self._store.commit(reports, worker=self._name, slots=slots)
-            leases = committed.leases
+            leases = (await self._store.commit(reports, worker=self._name, slots=slots)).leases
 
     async def _run_beside(self) -> None:
         """Execute steps beside each other, at most `slots` at a time, while one claim waits for more."""
-        running: set[asyncio.Task[Report]] = set()
+        running: dict[asyncio.Task[Report], Lease] = {}
         claim: asyncio.Task[Sequence[Lease]] | None = None
         reserved = 0
+        beat = perf_counter()
         try:
             while True:
                 free = self._slots - len(running)
@@ -94,26 +102,41 @@ class Worker:
                 waiting: set[asyncio.Task[Any]] = {*running, claim} if claim is not None else {*running}
                 if not waiting:
                     return
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                pause = BEAT_SECONDS if running else None
+                await asyncio.wait(waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 leases: list[Lease] = []
                 if claim is not None and claim.done():
                     leases.extend(claim.result())
                     claim, reserved = None, 0
-                done = {task for task in running if task.done()}
-                running -= done
+                done = [task for task in running if task.done()]
                 if done:
+                    reports = [_report_of(task, running.pop(task)) for task in done]
                     free = self._slots - len(running) - len(leases) - reserved
-                    committed = await self._store.commit(
-                        [task.result() for task in done],
-                        worker=self._name,
-                        slots=0 if self._told_to_stop.is_set() else free,
-                    )
-                    leases.extend(committed.leases)
-                running |= {asyncio.create_task(self._attempts.execute(lease)) for lease in leases}
+                    slots = 0 if self._told_to_stop.is_set() else free
+                    leases.extend((await self._store.commit(reports, worker=self._name, slots=slots)).leases)
+                if running and perf_counter() - beat >= BEAT_SECONDS:
+                    beat = perf_counter()
+                    _abandon(running, await self._store.renew(self._name))
+                running |= {asyncio.create_task(self._attempts.execute(lease)): lease for lease in leases}
         finally:
-            for task in running:
+            for task in (*running, *(() if claim is None else (claim,))):
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _claim(self, slots: int) -> Sequence[Lease]:
         return await self._store.claim(self._name, slots, patience_us=PATIENCE_US)
+
+
+def _abandon(running: dict[asyncio.Task[Report], Lease], revoked: Sequence[Revoked]) -> None:
+    """Kill the attempts whose leases have ended without a report."""
+    over = {(lease.run_key, lease.position, lease.fence) for lease in revoked}
+    for task, lease in running.items():
+        if (lease.run_key, lease.position, lease.fence) in over:
+            task.cancel()
+
+
+def _report_of(task: asyncio.Task[Report], lease: Lease) -> Report:
+    """Return the report of a task that is done; of an abandoned one, that its process is dead, which frees its slot."""
+    with suppress(asyncio.CancelledError):
+        return task.result()
+    return Report(lease, Fail(lease.fence, ABANDONED))

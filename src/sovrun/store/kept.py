@@ -25,6 +25,7 @@ from sovrun.store.protocol import (
     Governance,
     Lease,
     Payload,
+    Pending,
     RunRecord,
     Submission,
     Wait,
@@ -135,7 +136,7 @@ class MemoryReads:
         """See `Store.payload`."""
         return self._payloads.get((tenant, digest))
 
-    async def outputs(self, lease: Lease, positions: Sequence[int]) -> Mapping[int, Payload | None]:
+    async def outputs(self, lease: Lease | Pending, positions: Sequence[int]) -> Mapping[int, Payload | None]:
         """See `Store.outputs`."""
         steps = self._runs[lease.run_key].steps
         found: dict[int, Payload | None] = {}

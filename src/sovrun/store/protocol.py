@@ -248,7 +248,7 @@ class Reads(Protocol):
     async def payload(self, tenant: Tenant, digest: Digest) -> bytes | None:
         """Return a payload that the store itself keeps, None when it does not."""
 
-    async def outputs(self, lease: Lease, positions: Sequence[int]) -> Mapping[int, Payload | None]:
+    async def outputs(self, lease: Lease | Pending, positions: Sequence[int]) -> Mapping[int, Payload | None]:
         """Return the outputs of completed steps of the lease's run; None for a step that has none."""
 
     async def run(self, tenant: Tenant, run: RunId) -> RunRecord:

@@ -14,7 +14,7 @@ from sovrun.core.ids import Actor, DagId, Digest, RunId, StepId, Tenant
 from sovrun.core.lanes import Limits
 from sovrun.core.lifecycle import State
 from sovrun.core.step import Step
-from sovrun.store.protocol import DagRecord, Depth, Lease, Payload, RunRecord, Wait
+from sovrun.store.protocol import DagRecord, Depth, Lease, Payload, Pending, RunRecord, Wait
 from sovrun.stores.sqlite import rows
 from sovrun.stores.sqlite.schema import connect_reader
 
@@ -57,7 +57,7 @@ class SqliteReader:
         row = self._first(rows.SELECT_PAYLOAD, (tenant, digest))
         return None if row is None else row[0]
 
-    async def outputs(self, lease: Lease, positions: Sequence[int]) -> Mapping[int, Payload | None]:
+    async def outputs(self, lease: Lease | Pending, positions: Sequence[int]) -> Mapping[int, Payload | None]:
         """See `Store.outputs`."""
         wanted = canonical(list(positions)).decode()
         found = self._read(rows.SELECT_OUTPUTS, (lease.tenant, lease.run_key, wanted))

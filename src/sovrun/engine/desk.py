@@ -1,0 +1,265 @@
+"""The desk: what people and tools ask of runs: answers, approvals, cancellation, re-runs, pauses; and what waits for whom.
+
+Owns: `Desk`, `WaitView`. Who may do what is decided here from the document and the caller's roles; what it comes to is
+decided in `core.actions`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jsonschema_rs
+
+from sovrun.core.actions import Answer, CancelRun, Decide
+from sovrun.core.canonical import canonical, decode, sha256_hex
+from sovrun.core.errors import IllegalTransition, InvalidValue, NotAllowed, NotFound, PayloadTooLarge
+from sovrun.core.identity import RunKey, run_id_of, run_token
+from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant
+from sovrun.core.lanes import Limits
+from sovrun.core.lifecycle import TERMINAL, State
+from sovrun.core.plan import Plan, plan_of
+from sovrun.core.spec.model import Confirmation, Kind, StepSpec, ToolWait
+from sovrun.core.spec.normal import spec_from_normal
+from sovrun.ports import Files
+from sovrun.store.protocol import (
+    INLINE_MAX,
+    Acted,
+    Governance,
+    Payload,
+    RunRecord,
+    Store,
+    Submission,
+    Submitted,
+    Wait,
+)
+
+NOTE_MAX = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class WaitView:
+    """A step that waits for somebody.
+
+    Args:
+        whom: what it waits for, for a person: the tool's name, or who may decide.
+        shown: what is asked, decoded; None when the payload is not kept inline.
+    """
+
+    wait: Wait
+    step: StepId
+    kind: Kind
+    whom: str
+    shown: Any
+
+
+class Desk:
+    """Acts on runs for people and tools."""
+
+    def __init__(self, store: Store, files: Files) -> None:
+        self._store = store
+        self._files = files
+
+    async def waiting(self, tenant: Tenant) -> list[WaitView]:
+        """Return what waits for whom, since when and until when."""
+        views = []
+        for wait in await self._store.waiting(tenant):
+            step = (await self._plan(tenant, wait.version)).steps[wait.position]
+            body = None if wait.shown is None else await self._store.payload(tenant, wait.shown)
+            views.append(
+                WaitView(wait, step.id, step.kind, _whom(step), None if body is None else decode(body))
+            )
+        return views
+
+    async def answer(
+        self,
+        tenant: Tenant,
+        run: RunId,
+        step: StepId,
+        actor: Actor,
+        *,
+        output: Any = None,
+        failure: str | None = None,
+    ) -> Acted:
+        """Answer a `tool` step with an output, or with why there is none; the identical answer again is acknowledged.
+
+        Raises: NotFound, IllegalTransition, InvalidValue, PayloadTooLarge.
+        """
+        _, plan, position = await self._step(tenant, run, step)
+        spec = plan.steps[position]
+        if spec.kind is not Kind.TOOL:
+            raise IllegalTransition(f"step {step} is of kind {spec.kind} and takes no answer", step=step)
+        if failure is not None:
+            error = self._payload(tenant, canonical({"code": "tool_failed", "message": failure[:NOTE_MAX]}))
+            return await self._store.act(
+                Answer(tenant, run, position, actor, None, error.digest), payloads=(error,)
+            )
+        body = canonical(output)
+        _require_fit(spec, output, body)
+        answer = self._payload(tenant, body)
+        chosen = _chosen(plan, spec, output)
+        return await self._store.act(
+            Answer(tenant, run, position, actor, answer.digest, None, chosen), payloads=(answer,)
+        )
+
+    async def decide(
+        self,
+        tenant: Tenant,
+        run: RunId,
+        step: StepId,
+        actor: Actor,
+        *,
+        roles: frozenset[str],
+        approve: bool,
+        shown: Digest,
+        rationale: str | None,
+    ) -> Acted:
+        """Approve or reject a `confirm` step; the identical decision again is acknowledged.
+
+        Args:
+            shown: digest of exactly what the person looked at.
+        Raises: NotFound, NotAllowed, IllegalTransition, ConfirmationChanged.
+        """
+        record, plan, position = await self._step(tenant, run, step)
+        entry = plan.steps[position].entry
+        if not isinstance(entry, Confirmation):
+            raise IllegalTransition(
+                f"step {step} is of kind {plan.steps[position].kind}; nobody confirms it", step=step
+            )
+        _require_allowed(entry, step, actor, roles, record.actor)
+        note = None if rationale is None else self._payload(tenant, rationale[:NOTE_MAX].encode())
+        output = self._payload(tenant, canonical({"decision": "approved", "shown": shown}))
+        action = Decide(
+            *(tenant, run, position, actor, approve, shown, output.digest),
+            None if note is None else note.digest,
+        )
+        payloads = [payload for payload in (note, output if approve else None) if payload is not None]
+        return await self._store.act(action, payloads=payloads)
+
+    async def cancel(self, tenant: Tenant, run: RunId, actor: Actor, note: str | None) -> Acted:
+        """End a run now; the identical request again is acknowledged. Raises: NotFound, IllegalTransition."""
+        kept = None if note is None else self._payload(tenant, note[:NOTE_MAX].encode())
+        action = CancelRun(tenant, run, actor, None if kept is None else kept.digest)
+        return await self._store.act(action, payloads=() if kept is None else (kept,))
+
+    async def rerun(
+        self, tenant: Tenant, run: RunId, actor: Actor, *, from_step: StepId | None, note: str | None
+    ) -> Submitted:
+        """Make a new run of the same DAG version and inputs that cites its parent and reuses what is unchanged.
+
+        Args:
+            from_step: this step and all that follow from it are executed again in any case.
+        Raises: NotFound, IllegalTransition when the parent is not terminal.
+        """
+        record = await self._store.run(tenant, run)
+        if record.head.state not in TERMINAL:
+            raise IllegalTransition(
+                f"run {run} is {record.head.state}; only a terminal run is run again", run=run
+            )
+        plan = await self._plan(tenant, record.head.version)
+        if from_step is not None and from_step not in plan.index:
+            raise NotFound(f"DAG {record.dag} has no step {from_step}")
+        key = RunKey(rerun=(run, 1 + await self._store.reruns(tenant, run)))
+        token = run_token(tenant, record.dag, record.head.version, record.head.inputs, key)
+        kept = None if note is None else self._payload(tenant, note[:NOTE_MAX].encode())
+        return await self._store.submit(
+            Submission(
+                tenant=tenant,
+                dag=record.dag,
+                version=record.head.version,
+                token=token,
+                id=run_id_of(token),
+                key=canonical(key.json()).decode(),
+                request=token,
+                inputs=Payload(record.head.inputs, None),
+                note=kept,
+                actor=actor,
+                isolation=record.isolation,
+                priority=record.head.priority,
+                parent=run,
+                from_step=from_step,
+            )
+        )
+
+    async def govern(self, governance: Governance) -> None:
+        """Pause, unpause or limit a tenant or one of its DAGs. Raises: NotFound."""
+        await self._store.govern(governance)
+
+    async def limits(self, tenant: Tenant, dag: str | None) -> Limits:
+        """Return what an operator allows a tenant or one of its DAGs. Raises: NotFound."""
+        if dag is None:
+            return await self._store.tenant_limits(tenant)
+        for depth in await self._store.depths(tenant):
+            if depth.dag == dag:
+                return depth.limits
+        raise NotFound(f"tenant {tenant} has no DAG {dag}")
+
+    async def _step(self, tenant: Tenant, run: RunId, step: StepId) -> tuple[RunRecord, Plan, int]:
+        record = await self._store.run(tenant, run)
+        plan = await self._plan(tenant, record.head.version)
+        position = plan.index.get(step)
+        if position is None:
+            raise NotFound(f"run {run} has no step {step}")
+        return record, plan, position
+
+    async def _plan(self, tenant: Tenant, version: Digest) -> Plan:
+        return plan_of(spec_from_normal(decode((await self._store.dag(tenant, version)).normal)))
+
+    def _payload(self, tenant: Tenant, body: bytes) -> Payload:
+        digest = sha256_hex(body)
+        if len(body) <= INLINE_MAX:
+            return Payload(digest, body)
+        self._files.put(tenant, digest, body)
+        return Payload(digest, None)
+
+
+def _whom(step: StepSpec) -> str:
+    entry = step.entry
+    if isinstance(entry, ToolWait):
+        return f"tool {entry.name}"
+    if isinstance(entry, Confirmation):
+        allowed = [f"role {entry.role}"] if entry.role else []
+        allowed += [entry.actor] if entry.actor else []
+        return " or ".join(allowed) or "anyone who may approve"
+    return str(step.kind)
+
+
+def _require_allowed(
+    entry: Confirmation, step: StepId, actor: Actor, roles: frozenset[str], requester: Actor
+) -> None:
+    named = entry.role is not None or entry.actor is not None
+    if named and entry.role not in roles and entry.actor != actor:
+        raise NotAllowed(
+            f"step {step} waits for {'role ' + entry.role if entry.role else entry.actor}, not for {actor}"
+        )
+    if entry.bar_requester and actor == requester:
+        raise NotAllowed(
+            f"{actor} asked for this run and may not decide step {step}", hint="somebody else must decide"
+        )
+
+
+def _require_fit(spec: StepSpec, output: Any, body: bytes) -> None:
+    if len(body) > spec.resources.output:
+        raise PayloadTooLarge(f"the answer has {len(body):,} bytes; the limit is {spec.resources.output:,}")
+    if spec.outputs is not None:
+        schema = jsonschema_rs.Draft202012Validator(dict(spec.outputs), validate_formats=True)
+        mistake = next(iter(schema.iter_errors(output)), None)
+        if mistake is not None:
+            where = "/".join(str(part) for part in mistake.instance_path)
+            raise InvalidValue(
+                f"the answer at /{where} does not fit the declared outputs: {mistake.message:.300}"
+            )
+
+
+def _chosen(plan: Plan, spec: StepSpec, output: Any) -> tuple[int, ...] | None:
+    if not spec.select:
+        return None
+    names = output.get("select") if isinstance(output, dict) else None
+    if not isinstance(names, list) or not all(name in spec.select for name in names):
+        raise InvalidValue(f'the answer must have "select", a list of ids among {", ".join(spec.select)}')
+    return tuple(sorted({plan.index[StepId(name)] for name in names}))
+
+
+def is_waiting(state: State) -> bool:
+    """Return whether a run in this state waits for somebody or for a time."""
+    return state in (State.AWAITING_TOOL, State.AWAITING_USER_CONFIRMATION)

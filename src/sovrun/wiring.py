@@ -24,6 +24,7 @@ from sovrun.core.errors import FileUnavailable, InvalidSetting, SovrunError
 from sovrun.core.ids import Actor, Digest, RunId, Tenant, actor
 from sovrun.core.spec.document import parse_dag
 from sovrun.core.spec.model import DagSpec
+from sovrun.engine.desk import Desk
 from sovrun.engine.engine import Engine
 from sovrun.engine.handler import KnownDag, known_dag
 from sovrun.engine.replay import Recorded, Replay, recorded_run, replay
@@ -198,14 +199,44 @@ async def open_engine(address: StoreAddress, *, isolation: str, slots: int) -> A
             yield Opened(engine, store, files, executor)
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedDesk:
+    """A store that this process owns for as long as it takes to act on runs; nothing in it is executed."""
+
+    store: Store
+    files: FileStore
+    desk: Desk
+
+
+@asynccontextmanager
+async def open_desk(address: StoreAddress) -> AsyncIterator[OpenedDesk]:
+    """Open an existing store for writing without setting an engine to work on it; what was interrupted stays so.
+
+    Raises: InvalidSetting, StoreOwned, StoreUnavailable, StoreVersion.
+    """
+    path = _path_of(address)
+    connect_reader(path).close()  # an owner would make a file that is not there, and say that it is empty
+    store = SqliteStore.open_owner(path, SystemClock())
+    files = files_of(path)
+    try:
+        yield OpenedDesk(store, files, Desk(store, files))
+    finally:
+        await store.close()
+
+
+def _path_of(address: StoreAddress) -> Path:
+    if address.path is None:
+        raise InvalidSetting("memory: holds nothing beyond the process that made it", hint="use sqlite:PATH")
+    return address.path
+
+
 @asynccontextmanager
 async def open_reader(address: StoreAddress) -> AsyncIterator[tuple[SqliteReader, FileStore]]:
     """Open a store for reading, beside its owner or without one. Raises: StoreUnavailable, StoreVersion."""
-    if address.path is None:
-        raise InvalidSetting("memory: holds nothing beyond the process that made it", hint="use sqlite:PATH")
-    reader = SqliteReader.open(address.path)
+    path = _path_of(address)
+    reader = SqliteReader.open(path)
     try:
-        yield reader, files_of(address.path)
+        yield reader, files_of(path)
     finally:
         await reader.close()
 

@@ -1,6 +1,6 @@
 """The desk: what people and tools ask of runs: answers, approvals, cancellation, re-runs, pauses; and what waits for whom.
 
-Owns: `Desk`, `WaitView`. Who may do what is decided here from the document and the caller's roles; what it comes to is
+Owns: `Lookout` (what is read), `Desk` (what is done), `WaitView`, `Asked`. Who may do what is decided here from the document and the caller's roles; what it comes to is
 decided in `core.actions`.
 """
 
@@ -21,12 +21,14 @@ from sovrun.core.lifecycle import TERMINAL, State
 from sovrun.core.plan import Plan, plan_of
 from sovrun.core.spec.model import Confirmation, Kind, StepSpec, ToolWait
 from sovrun.core.spec.normal import spec_from_normal
+from sovrun.core.step import Step
 from sovrun.ports import Files
 from sovrun.store.protocol import (
     INLINE_MAX,
     Acted,
     Governance,
     Payload,
+    Reads,
     RunRecord,
     Store,
     Submission,
@@ -43,7 +45,7 @@ class WaitView:
 
     Args:
         whom: what it waits for, for a person: the tool's name, or who may decide.
-        shown: what is asked, decoded; None when the payload is not kept inline.
+        shown: what is asked, decoded; None also when the payload is no longer kept.
     """
 
     wait: Wait
@@ -53,23 +55,83 @@ class WaitView:
     shown: Any
 
 
-class Desk:
-    """Acts on runs for people and tools."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a `tool` or `confirm` step asks, whether it waits now, did, or will.
 
-    def __init__(self, store: Store, files: Files) -> None:
-        self._store = store
+    Args:
+        shown: digest of what is asked, None before the step begins to wait; body: its canonical JSON, when it is kept.
+    """
+
+    record: RunRecord
+    step: Step
+    id: StepId
+    kind: Kind
+    whom: str
+    shown: Digest | None
+    body: bytes | None
+
+
+class Lookout:
+    """Reads what waits and what an operator allows; a reader beside the owner of a store is enough for it."""
+
+    def __init__(self, reads: Reads, files: Files) -> None:
+        self._reads = reads
         self._files = files
 
     async def waiting(self, tenant: Tenant) -> list[WaitView]:
         """Return what waits for whom, since when and until when."""
         views = []
-        for wait in await self._store.waiting(tenant):
+        for wait in await self._reads.waiting(tenant):
             step = (await self._plan(tenant, wait.version)).steps[wait.position]
-            body = None if wait.shown is None else await self._store.payload(tenant, wait.shown)
+            body = await self._shown(tenant, wait.shown)
             views.append(
                 WaitView(wait, step.id, step.kind, _whom(step), None if body is None else decode(body))
             )
         return views
+
+    async def asked(self, tenant: Tenant, run: RunId, step: StepId) -> Asked:
+        """Return what one step asks. Raises: NotFound; IllegalTransition when it is of a kind that asks nothing."""
+        record, plan, position = await self._step(tenant, run, step)
+        spec = plan.steps[position]
+        if spec.kind not in (Kind.TOOL, Kind.CONFIRM):
+            raise IllegalTransition(f"step {step} is of kind {spec.kind} and asks nobody", step=step)
+        now = (await self._reads.steps(tenant, run))[position]
+        body = await self._shown(tenant, now.shown)
+        return Asked(record, now, step, spec.kind, _whom(spec), now.shown, body)
+
+    async def limits(self, tenant: Tenant, dag: str | None) -> Limits:
+        """Return what an operator allows a tenant or one of its DAGs. Raises: NotFound."""
+        if dag is None:
+            return await self._reads.tenant_limits(tenant)
+        for depth in await self._reads.depths(tenant):
+            if depth.dag == dag:
+                return depth.limits
+        raise NotFound(f"tenant {tenant} has no DAG {dag}")
+
+    async def _shown(self, tenant: Tenant, digest: Digest | None) -> bytes | None:
+        if digest is None:
+            return None
+        return await self._reads.payload(tenant, digest) or self._files.get(tenant, digest)
+
+    async def _step(self, tenant: Tenant, run: RunId, step: StepId) -> tuple[RunRecord, Plan, int]:
+        record = await self._reads.run(tenant, run)
+        plan = await self._plan(tenant, record.head.version)
+        position = plan.index.get(step)
+        if position is None:
+            raise NotFound(f"run {run} has no step {step}")
+        return record, plan, position
+
+    async def _plan(self, tenant: Tenant, version: Digest) -> Plan:
+        return plan_of(spec_from_normal(decode((await self._reads.dag(tenant, version)).normal)))
+
+
+class Desk(Lookout):
+    """Acts on runs for people and tools."""
+
+    def __init__(self, store: Store, files: Files) -> None:
+        super().__init__(store, files)
+        self._store = store
 
     async def answer(
         self,
@@ -184,26 +246,6 @@ class Desk:
     async def govern(self, governance: Governance) -> None:
         """Pause, unpause or limit a tenant or one of its DAGs. Raises: NotFound."""
         await self._store.govern(governance)
-
-    async def limits(self, tenant: Tenant, dag: str | None) -> Limits:
-        """Return what an operator allows a tenant or one of its DAGs. Raises: NotFound."""
-        if dag is None:
-            return await self._store.tenant_limits(tenant)
-        for depth in await self._store.depths(tenant):
-            if depth.dag == dag:
-                return depth.limits
-        raise NotFound(f"tenant {tenant} has no DAG {dag}")
-
-    async def _step(self, tenant: Tenant, run: RunId, step: StepId) -> tuple[RunRecord, Plan, int]:
-        record = await self._store.run(tenant, run)
-        plan = await self._plan(tenant, record.head.version)
-        position = plan.index.get(step)
-        if position is None:
-            raise NotFound(f"run {run} has no step {step}")
-        return record, plan, position
-
-    async def _plan(self, tenant: Tenant, version: Digest) -> Plan:
-        return plan_of(spec_from_normal(decode((await self._store.dag(tenant, version)).normal)))
 
     def _payload(self, tenant: Tenant, body: bytes) -> Payload:
         digest = sha256_hex(body)

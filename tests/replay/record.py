@@ -20,7 +20,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sovrun.cli.output import run_line
 from sovrun.core.canonical import decode
 from sovrun.core.identity import RunKey, code_digest
 from sovrun.core.ids import Tenant, WorkerId, actor
@@ -28,6 +27,7 @@ from sovrun.core.spec.document import parse_dag
 from sovrun.engine.attempt import Attempts
 from sovrun.engine.handler import RunRequest, known_dag, registration_of, submission_of
 from sovrun.engine.history import chain_head
+from sovrun.engine.views import run_line
 from sovrun.sandbox.in_process import InProcessExecutor
 from sovrun.step import DoNotRetry
 from sovrun.store.codec import shown

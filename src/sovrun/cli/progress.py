@@ -9,11 +9,12 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from sovrun.cli.output import STYLE, err, plan_of_run, steps_table
+from sovrun.cli.output import STYLE, err, steps_table
 from sovrun.core.events import Event
 from sovrun.core.ids import RunId, Tenant
 from sovrun.core.lifecycle import State
 from sovrun.core.plan import Plan
+from sovrun.engine.views import plan_of_run
 from sovrun.store.protocol import RunRecord
 from sovrun.wiring import Opened
 

@@ -10,24 +10,14 @@ import typer
 from rich.markup import escape
 
 from sovrun.cli.options import AsJson, DagFile, Isolation, StoreUrl, TenantName, Workers, inputs_of, tenant_of
-from sovrun.cli.output import (
-    STYLE,
-    Exit,
-    complete,
-    err,
-    exit_of_run,
-    out,
-    plan_of_run,
-    print_json,
-    run_json,
-    step_error,
-)
+from sovrun.cli.output import STYLE, Exit, complete, err, exit_of_run, out, print_json
 from sovrun.cli.progress import follow
 from sovrun.core.canonical import decode
 from sovrun.core.identity import RunKey
 from sovrun.core.ids import RunId, Tenant, idempotency_key
 from sovrun.core.lifecycle import State
 from sovrun.engine.handler import RunRequest
+from sovrun.engine.views import plan_of_run, run_json, step_error
 from sovrun.store.protocol import PRIORITY_DEFAULT, RunRecord
 from sovrun.wiring import Opened, StoreAddress, SystemIdentity, local_actor, open_engine
 

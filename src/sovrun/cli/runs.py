@@ -9,21 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from sovrun.cli.options import AsJson, RunId, StoreUrl, TenantName, tenant_of
-from sovrun.cli.output import (
-    STYLE,
-    complete,
-    out,
-    plan_of_run,
-    print_json,
-    print_line,
-    run_json,
-    run_line,
-    steps_table,
-)
+from sovrun.cli.output import STYLE, complete, out, print_json, print_line, steps_table
 from sovrun.core import ids
 from sovrun.core.errors import NotFound
 from sovrun.core.identity import parse_replay_token
 from sovrun.core.times import time_text
+from sovrun.engine.views import plan_of_run, run_json, run_line
 from sovrun.store.codec import shown
 from sovrun.store.protocol import Reads
 from sovrun.wiring import StoreAddress, open_reader

@@ -26,7 +26,7 @@ DEPTH_MAX: Final = 64
 COMPOSED_DEPTH_MAX: Final = 2 * DEPTH_MAX + 16
 """Levels of nesting of what Sovrun puts together itself: an output within an argument within a recorded object."""
 
-_LONG_INTEGER: Final = re.compile(rb"\d{16}")
+_LONG_INTEGER: Final = re.compile(rb"(?:^|[:,\[-])\d{16}")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*", re.ASCII)
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 

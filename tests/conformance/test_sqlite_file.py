@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from sovrun.core.errors import SovrunError, StoreOwned, StoreUnavailable, StoreVersion
+from sovrun.core.ids import Tenant
 from sovrun.core.lifecycle import State
 from sovrun.core.spec.model import Retry
 from sovrun.stores.sqlite import schema
@@ -94,6 +95,27 @@ async def test_what_waits_in_the_queue_keeps_its_order_when_opened_again(path: P
     await store.close()
     store = opened(path)
     assert [lease.run for lease in await store.claim(WORKER, 3)] == runs[::-1]
+    await store.close()
+
+
+async def test_turns_go_on_where_they_were_when_opened_again(path: Path) -> None:
+    store = opened(path)
+    for tenant in "abc":
+        await submitted(store, SPEC, tenant=Tenant(tenant))
+    assert [(await claim_one(store)).tenant for _ in range(2)] == ["a", "b"]
+    await store.recover()
+    await store.close()
+    store = opened(path)
+    assert [(await claim_one(store)).tenant for _ in range(3)] == ["c", "a", "b"]
+    await store.close()
+
+
+async def test_commits_are_written_ahead_and_reach_the_disk_before_they_are_acknowledged(path: Path) -> None:
+    """A killed process cannot show this, for the system still writes what it left; only lost power would."""
+    store = opened(path)
+    full = 2
+    assert store._writing.execute("PRAGMA synchronous").fetchone() == (full,)
+    assert store._writing.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     await store.close()
 
 

@@ -149,12 +149,15 @@ class CancelRun:
         return digest_of("sovrun.cancel", 1, {"actor": self.actor, "note": self.note})
 
 
-Action: TypeAlias = EnterWait | Release | Refuse | Reuse | Answer | Decide | CancelRun
+TakeUp: TypeAlias = EnterWait | Release | Refuse | Reuse
+"""What the engine does to a pending step, once: a step that is not pending any more was taken up by another engine."""
+Action: TypeAlias = TakeUp | Answer | Decide | CancelRun
 
 
 def perform(write: Write, action: Action, steps: Steps) -> bool:
     """Gather in `write` what an action causes; False when it changes nothing, being done already.
 
+    Whether a step that is taken up is pending still, the back end has looked up before.
     Raises: IllegalTransition; ConfirmationChanged when an approval is for something else than what is shown.
     """
     match action:
@@ -165,14 +168,11 @@ def perform(write: Write, action: Action, steps: Steps) -> bool:
         case Decide():
             return _decide(write, action, steps.step(action.position))
         case _:
-            step = steps.step(action.position)
-            if step.state is not State.QUEUED or step.attempts:
-                return False  # another engine was first
-            _take_up(write, action, step)
+            _take_up(write, action, steps.step(action.position))
             return True
 
 
-def _take_up(write: Write, action: EnterWait | Release | Refuse | Reuse, step: Step) -> None:
+def _take_up(write: Write, action: TakeUp, step: Step) -> None:
     position = action.position
     match action:
         case Release():
@@ -240,11 +240,12 @@ def _decide(write: Write, action: Decide, step: Step) -> bool:
 
 def _cancel(write: Write, action: CancelRun, steps: Steps) -> bool:
     request = action.digest()
-    if write.state in TERMINAL:
+    ended = write.ending  # a run whose last step ended earlier in this very write is terminal, too
+    if ended is not None:
         if write.cancel == request:
             return False
         raise IllegalTransition(
-            f"run {write.run.id} is {write.state}; a terminal run cannot be cancelled", state=write.state
+            f"run {write.run.id} is {ended}; a terminal run cannot be cancelled", state=ended
         )
     write.cancel = request
     write.cancel_note = action.note

@@ -95,6 +95,7 @@ class MemoryReads:
         self._by_key: dict[tuple[Tenant, DagId, str], tuple[Digest, RunId]] = {}
         self._payloads: dict[tuple[Tenant, Digest], bytes] = {}
         self._queues: dict[int, list[Place]] = {}
+        self._queued_us: dict[Place, int] = {}
         self._due: list[tuple[int, int, int]] = []
         self._timers: list[tuple[int, int, int]] = []
         self._turn = Turn()
@@ -197,7 +198,7 @@ class MemoryReads:
                             *(since_us, step.until_us, step.shown),
                         )
                     )
-        return found[:limit]
+        return sorted(found, key=lambda wait: wait.since_us)[:limit]
 
     async def depths(self, tenant: Tenant) -> Sequence[Depth]:
         """See `Store.depths`."""
@@ -208,8 +209,10 @@ class MemoryReads:
         ]
 
     def _depth(self, lane: Lane) -> Depth:
-        places = self._heads(lane, lane.queued)
-        since = [self._runs[key].since_us[position] for _, key, position in places]
+        heads: dict[int, Place] = {}
+        for place in self._heads(lane, lane.queued):
+            heads.setdefault(place[0], place)
+        since = [self._queued_us[place] for place in heads.values()]
         return Depth(
             lane.tenant, lane.dag, lane.limits, lane.queued, lane.executing, min(since, default=None)
         )

@@ -11,7 +11,7 @@ import asyncio
 import heapq
 from collections.abc import Callable, Sequence
 
-from sovrun.core.actions import Action, CancelRun, perform, time_is_over
+from sovrun.core.actions import Action, TakeUp, perform, time_is_over
 from sovrun.core.canonical import decode
 from sovrun.core.errors import LeaseLost, NotFound
 from sovrun.core.events import ENGINE
@@ -65,6 +65,7 @@ class MemoryStore(MemoryReads):
 
     async def submit(self, submission: Submission) -> Submitted:
         """See `Store.submit`."""
+        self._strike()
         tenant = submission.tenant
         if submission.caller_key is not None:
             first = self._by_key.get((tenant, submission.dag, submission.caller_key))
@@ -96,7 +97,7 @@ class MemoryStore(MemoryReads):
         )
         write = Write(plan, head, kept.created_us)
         lane = self._lane(tenant, submission.dag)
-        waits_for = Reason.RUN_LIMIT if lane.waiting else self._lanes.waits_for(lane)
+        waits_for = self._lanes.waits_for(lane) or (Reason.RUN_LIMIT if lane.waiting else None)
         write.receive(submission.actor, received_data(submission), waits_for)
         if waits_for is None:
             self._lanes.run_admitted(lane, 1)
@@ -164,13 +165,15 @@ class MemoryStore(MemoryReads):
         """See `Store.act`."""
         self._strike()
         kept = self._of(action.tenant, action.run)
+        if isinstance(action, TakeUp):
+            if (kept.head.key, action.position) not in self._pending:
+                return Acted(changed=False, state=kept.head.state)
+            del self._pending[kept.head.key, action.position]
         write = Write(kept.plan, kept.head, self._clock.now_us())
         changed = perform(write, action, KeptSteps(kept, write))
         if changed:
             for payload in payloads:
                 self._keep_payload(action.tenant, payload)
-            if not isinstance(action, CancelRun):
-                self._pending.pop((kept.head.key, action.position), None)
             self._finish(kept, write)
             self._admit_waiting()
             self._serve()
@@ -197,7 +200,7 @@ class MemoryStore(MemoryReads):
         self._strike()
         return [
             Revoked(self._runs[key].head.tenant, self._runs[key].head.id, key, position, fence)
-            for (key, position, fence), holder in self._lingering.items()
+            for (key, position, fence), holder in sorted(self._lingering.items())
             if holder == worker
         ]
 
@@ -213,7 +216,7 @@ class MemoryStore(MemoryReads):
         silent = {
             w for w in held | set(self._lingering.values()) if now_us - self._heard.get(w, 0) >= silent_us
         }
-        return self._take_back(silent)
+        return self._take_back(silent) if silent else 0
 
     async def recover(self) -> int:
         """See `Store.recover`."""
@@ -240,6 +243,7 @@ class MemoryStore(MemoryReads):
 
     async def govern(self, governance: Governance) -> None:
         """See `Store.govern`."""
+        self._strike()
         g = governance
         if g.dag is None:
             self._lanes.tenant(g.tenant).limits = g.limits
@@ -249,7 +253,6 @@ class MemoryStore(MemoryReads):
                 raise NotFound(f"tenant {g.tenant} has no DAG {g.dag}")
             lane.limits = g.limits
         self._acts.append((self._clock.now_us(), g))
-        self._strike()
         self._admit_waiting()
         self._serve()
 
@@ -333,6 +336,7 @@ class MemoryStore(MemoryReads):
 
     def _put(self, lane: Lane, place: Place) -> None:
         heapq.heappush(self._queues.setdefault(lane.key, []), place)
+        self._queued_us[place] = self._clock.now_us()
         lane.queued += 1
 
     def _take(self, worker: WorkerId, slots: int) -> list[Lease]:
@@ -360,33 +364,36 @@ class MemoryStore(MemoryReads):
 
     def _admit_waiting(self) -> None:
         """Admit runs that waited for a quota or an unpause, first come first, where there is room now."""
-        for lane in self._lanes:
-            while lane.waiting > 0 and self._lanes.waits_for(lane) is None:
-                waiting = [
-                    kept
-                    for kept in self._runs.values()
-                    if not kept.head.admitted
-                    and kept.head.state not in TERMINAL
-                    and self._lane_of(kept) is lane
-                ]
-                kept = min(waiting, key=lambda kept: (kept.head.priority, kept.head.key))
-                write = Write(kept.plan, kept.head, self._clock.now_us())
-                write.admit()
-                lane.waiting -= 1
-                self._lanes.run_admitted(lane, 1)
-                self._apply(kept, write)
+        while any(lane.waiting and self._lanes.waits_for(lane) is None for lane in self._lanes):
+            waiting = [
+                kept
+                for kept in self._runs.values()
+                if not kept.head.admitted
+                and kept.head.state not in TERMINAL
+                and self._lanes.waits_for(self._lane_of(kept)) is None
+            ]
+            kept = min(waiting, key=lambda kept: (kept.head.priority, kept.head.key))
+            write = Write(kept.plan, kept.head, self._clock.now_us())
+            write.admit()
+            lane = self._lane_of(kept)
+            lane.waiting -= 1
+            self._lanes.run_admitted(lane, 1)
+            self._apply(kept, write)
 
     def _strike(self) -> None:
         """Let timers strike whose time has come, and put waits that are over back at their places in the queue."""
         now_us = self._clock.now_us()
+        struck: dict[int, Write] = {}
         while self._timers and self._timers[0][0] <= now_us:
             due_us, key, position = heapq.heappop(self._timers)
             kept = self._runs[key]
             if kept.head.state not in TERMINAL:
-                write = Write(kept.plan, kept.head, now_us)
+                write = struck.setdefault(key, Write(kept.plan, kept.head, now_us))
                 time_is_over(write, position, KeptSteps(kept, write), due_us)
-                self._finish(kept, write)
-                self._admit_waiting()
+        for key, write in struck.items():
+            self._finish(self._runs[key], write)
+        if struck:
+            self._admit_waiting()
         while self._due and self._due[0][0] <= now_us:
             until_us, key, position = heapq.heappop(self._due)
             kept = self._runs[key]

@@ -229,7 +229,12 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """The queue of one DAG of a tenant; `oldest_us` is when the longest-waiting step was queued."""
+    """The queue of one DAG of a tenant.
+
+    Args:
+        executing: steps that workers hold, those included whose leases ended while their processes may still run.
+        oldest_us: since when the steps wait that are next in their priorities, the longest of them; None when none does.
+    """
 
     tenant: Tenant
     dag: DagId

@@ -26,6 +26,7 @@ class Batch:
     caller_keys: list[tuple[Any, ...]] = field(default_factory=list)
     heads: dict[int, Run] = field(default_factory=dict)
     ended: list[Write] = field(default_factory=list)
+    acted: list[Write] = field(default_factory=list)
     late: int = 0
 
     def keep(self, tenant: Tenant, payloads: Iterable[Payload]) -> None:

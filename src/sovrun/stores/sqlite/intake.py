@@ -66,7 +66,7 @@ class Intake:
         )
         self._runs.hot[key] = Hot(head, plan, lane)
         write = batch.writes[key] = Write(plan, head, batch.now_us)
-        waits_for = Reason.RUN_LIMIT if lane.waiting else self._queue.lanes.waits_for(lane)
+        waits_for = self._queue.lanes.waits_for(lane) or (Reason.RUN_LIMIT if lane.waiting else None)
         write.receive(s.actor, received_data(s), waits_for)
         if waits_for is None:
             self._queue.lanes.run_admitted(lane, 1)

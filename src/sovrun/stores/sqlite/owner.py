@@ -9,15 +9,17 @@ Must not touch: asyncio; `store.py` turns calls into requests and answers.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import merge
 from typing import TypeAlias
 
-from sovrun.core.actions import Action, perform, time_is_over
+from sovrun.core.actions import Action, TakeUp, perform, time_is_over
 from sovrun.core.errors import LeaseLost, NotFound, SovrunError
 from sovrun.core.events import ENGINE
 from sovrun.core.identity import StepResult, outcome_of
 from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
+from sovrun.core.lanes import UNBOUNDED, Lane
 from sovrun.core.lifecycle import TERMINAL, Cause, State, Tally
 from sovrun.core.run import Deltas, Tallies, Write
 from sovrun.core.step import LoseLease, Step, is_repeat
@@ -99,7 +101,7 @@ class Owner:
         self.pending = 0
         """How many steps wait for the engine itself."""
         self.ended: list[RunId] = []
-        """The runs that the last commit brought to their end."""
+        """The runs that the last call of `commit` brought to their end, also one that failed after that."""
         self.late_reports = int(
             (connection.execute(rows.SELECT_SETTING, ("late_reports",)).fetchone() or ("0",))[0]
         )
@@ -129,14 +131,27 @@ class Owner:
         A request that is refused has its error as the answer and writes nothing; claims are served last, in order.
         Raises: sqlite3.Error; then nothing of it happened, or its outcome is unknown when COMMIT itself failed.
         """
-        connection = self._connection
         if self._stale:
             self._look_again()
+        self.ended = []
+        if self._is_time_over(now_us):
+            # For itself, before all that is asked: who comes when the time is over finds what became of the run by that.
+            self._transaction((), now_us)
+        return self._transaction(requests, now_us)
+
+    def _is_time_over(self, now_us: int) -> bool:
+        if self._next_due is None or self._next_due > now_us:
+            return False
+        timer = rows.one(self._connection, rows.SELECT_NEXT_TIMER)
+        return timer is not None and timer <= now_us
+
+    def _transaction(self, requests: Sequence[Request], now_us: int) -> list[Answer]:
+        connection = self._connection
         connection.execute(rows.BEGIN)
         try:
             batch = Batch(now_us)
-            answers = [self._first_pass(batch, request) for request in requests]
             self._strike_timers(batch)
+            answers = [self._first_pass(batch, request) for request in requests]
             self._settle_all(batch)
             self._end_all(batch)
             self._admit_waiting(batch)
@@ -150,7 +165,7 @@ class Owner:
                 connection.execute("ROLLBACK")
             raise
         self._remember(batch)
-        self.ended = [write.run.id for write in batch.ended]
+        self.ended += [write.run.id for write in batch.ended]
         return answers
 
     # --- what was asked ---------------------------------------------------------------------------------------------
@@ -192,7 +207,7 @@ class Owner:
             except NotFound:
                 yield lease
             except LeaseLost:
-                self._no_longer_held(lease)
+                self._no_longer_held(write, lease)
                 if not is_repeat(step, report.result):
                     batch.late += 1
                     yield lease
@@ -200,8 +215,12 @@ class Owner:
                 self._queue.held(self._runs.hot[lease.run_key].lane, -1)
                 batch.keep(lease.tenant, report.payloads)
 
-    def _no_longer_held(self, lease: Lease) -> None:
+    def _no_longer_held(self, write: Write, lease: Lease) -> None:
         """Free the slot of a lease that had ended without its worker: the late report shows that the process is done."""
+        ended = (lease.position, lease.fence, lease.worker)
+        if ended in write.lingering:  # in this very batch, so the file does not say so yet
+            write.lingering.remove(ended)
+            self._queue.held(self._runs.hot[lease.run_key].lane, -1)
         row = (lease.run_key, lease.position, lease.fence)
         for (key,) in self._connection.execute(rows.DELETE_LINGERING, row).fetchall():
             self._queue.held(self._queue.lanes[key], -1)
@@ -212,12 +231,19 @@ class Owner:
         if row is None:
             raise NotFound(f"no run {action.run} for tenant {action.tenant}", hint="`sovrun runs` lists them")
         write = self._runs.write(batch, row[0])
+        if isinstance(action, TakeUp) and not self._no_longer_pending(write, action.position):
+            batch.acted.append(write)
+            return Acted(changed=False, state=write.state)
         changed = perform(write, action, StepsOf(self._runs, write))
         batch.keep(action.tenant, request.payloads if changed else ())
-        if changed and hasattr(action, "position"):
-            cursor = self._connection.execute(rows.DELETE_PENDING, (write.run.key, action.position))
-            self.pending -= cursor.rowcount
+        batch.acted.append(write)
         return Acted(changed, write.state)
+
+    def _no_longer_pending(self, write: Write, position: int) -> bool:
+        """Take a step away from the engine; False when it was not there for it to take up."""
+        gone = self._connection.execute(rows.DELETE_PENDING, (write.run.key, position)).rowcount
+        self.pending -= gone
+        return gone > 0
 
     def _take_back(self, batch: Batch, workers: Sequence[WorkerId] | None) -> int:
         """Take back the leases of workers that are lost."""
@@ -256,6 +282,8 @@ class Owner:
             write = self._runs.write(batch, key)
             if write.state not in TERMINAL:
                 time_is_over(write, position, StepsOf(self._runs, write), due_us)
+                self._queue.remove(self._runs.hot[key].lane, [Place(write.run.priority, key, position)])
+                self._no_longer_pending(write, position)
         self._connection.execute(rows.DELETE_TIMERS, (now_us,))
         due: dict[int, list[Place]] = {}
         for lane, *place in self._connection.execute(rows.SELECT_DUE, (now_us,)).fetchall():
@@ -307,19 +335,36 @@ class Owner:
 
     def _admit_waiting(self, batch: Batch) -> None:
         """Admit runs that waited for a quota or an unpause, first come first, where there is room now."""
-        for lane in self._queue.lanes:
-            while lane.waiting > 0 and self._queue.lanes.waits_for(lane) is None:
-                found = self._connection.execute(rows.SELECT_WAITING_RUNS, (lane.key, 1 + len(batch.writes)))
-                keys = [key for (key,) in found] + [
-                    key for key in batch.new if self._runs.hot[key].lane is lane
-                ]
-                writes = (self._runs.write(batch, key) for key in keys)
-                write = next((w for w in writes if not w.admitted and w.state not in TERMINAL), None)
-                if write is None:
-                    break
-                write.admit()
-                lane.waiting -= 1
-                self._queue.lanes.run_admitted(lane, 1)
+        lanes = self._queue.lanes
+        waiting: dict[int, Iterator[Write]] = {}
+        heads: dict[int, Write | None] = {}
+        while opened := [lane for lane in lanes if lane.waiting > 0 and lanes.waits_for(lane) is None]:
+            for lane in opened:
+                if lane.key not in heads:
+                    runs = waiting.setdefault(lane.key, self._waiting_runs(batch, lane))
+                    heads[lane.key] = next(runs, None)
+            first = [write for lane in opened if (write := heads[lane.key]) is not None]
+            if not first:
+                return
+            write = min(first, key=_run_order)
+            write.admit()
+            lane = self._runs.hot[write.run.key].lane
+            del heads[lane.key]
+            lane.waiting -= 1
+            lanes.run_admitted(lane, 1)
+
+    def _waiting_runs(self, batch: Batch, lane: Lane) -> Iterator[Write]:
+        """Yield the runs of a lane that are not admitted, in order, those of this batch among them."""
+        new = [batch.writes[key] for key in batch.new if self._runs.hot[key].lane is lane]
+        for write in merge(self._waiting_in_file(batch, lane), sorted(new, key=_run_order), key=_run_order):
+            if not write.admitted and write.ending is None:
+                yield write
+
+    def _waiting_in_file(self, batch: Batch, lane: Lane) -> Iterator[Write]:
+        last = (-UNBOUNDED, 0)
+        while row := self._connection.execute(rows.SELECT_WAITING_RUN, (lane.key, *last)).fetchone():
+            last = row
+            yield self._runs.write(batch, row[1])
 
     def _count_down(self, key: int, deltas: Deltas) -> Tallies:
         settled = []
@@ -350,7 +395,8 @@ class Owner:
                 told = ()
             elif isinstance(request, Claim):
                 answers[number] = self._take(batch, request.worker, request.slots)
-        return answers
+        acted = iter(batch.acted)
+        return [Acted(a.changed, next(acted).state) if isinstance(a, Acted) else a for a in answers]
 
     def _take(self, batch: Batch, worker: WorkerId, slots: int) -> list[Lease]:
         taken = self._queue.take(slots)
@@ -411,6 +457,10 @@ class Owner:
         retry = rows.one(self._connection, rows.SELECT_NEXT_DUE, after_us)
         timer = rows.one(self._connection, rows.SELECT_NEXT_TIMER)
         self._next_due = min((due for due in (retry, timer) if due is not None), default=None)
+
+
+def _run_order(write: Write) -> tuple[int, int]:
+    return write.run.priority, write.run.key
 
 
 def _lease(write: Write, position: int, worker: WorkerId) -> Lease:

@@ -119,8 +119,9 @@ WITH RECURSIVE level (priority) AS (
     FROM level WHERE level.priority IS NOT NULL)
 SELECT min((SELECT q.since_us FROM queue q WHERE q.lane = ? AND q.priority = level.priority
     ORDER BY q.run, q.position LIMIT 1)) FROM level"""
-SELECT_WAITING_RUNS: Final = """
-SELECT key FROM run WHERE lane = ? AND admitted = 0 AND ended_us IS NULL ORDER BY priority, key LIMIT ?"""
+SELECT_WAITING_RUN: Final = """
+SELECT priority, key FROM run
+WHERE lane = ? AND admitted = 0 AND (priority, key) > (?, ?) AND ended_us IS NULL ORDER BY priority, key LIMIT 1"""
 SELECT_SETTING: Final = "SELECT value FROM setting WHERE name = ?"
 UPSERT_SETTING: Final = """
 INSERT INTO setting (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
@@ -145,7 +146,8 @@ DELETE_LINGERING: Final = "DELETE FROM lingering WHERE run = ? AND position = ? 
 DELETE_LINGERING_OF: Final = "DELETE FROM lingering WHERE worker = ? RETURNING lane"
 DELETE_ALL_LINGERING: Final = "DELETE FROM lingering"
 SELECT_LINGERING_OF: Final = """
-SELECT r.tenant, r.id, g.run, g.position, g.fence FROM lingering g JOIN run r ON r.key = g.run WHERE g.worker = ?"""
+SELECT r.tenant, r.id, g.run, g.position, g.fence FROM lingering g JOIN run r ON r.key = g.run WHERE g.worker = ?
+ORDER BY g.run, g.position, g.fence"""
 SELECT_HOLDERS: Final = """
 SELECT DISTINCT s.worker FROM run r JOIN step s ON s.run = r.key AND s.state = 'executing' AND s.worker IS NOT NULL
 WHERE r.ended_us IS NULL AND r.executing > 0 UNION SELECT DISTINCT worker FROM lingering"""
@@ -157,7 +159,7 @@ SELECT r.id, d.dag, d.version, s.position, s.state, s.reason, coalesce(s.since_u
 FROM run r JOIN dag_version d ON d.key = r.dag JOIN step s ON s.run = r.key
 WHERE r.tenant = ? AND r.ended_us IS NULL AND r.awaiting_tool + r.awaiting_user > 0 AND s.shown IS NOT NULL
     AND s.state IN ('awaiting_tool', 'awaiting_user_confirmation')
-ORDER BY r.key, s.position LIMIT ?"""
+ORDER BY coalesce(s.since_us, r.time_us), r.key, s.position LIMIT ?"""
 COUNT_RERUNS: Final = "SELECT count(*) FROM run WHERE tenant = ? AND parent = ?"
 
 SELECT_DUE: Final = """

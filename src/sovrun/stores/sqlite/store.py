@@ -141,7 +141,7 @@ class SqliteStore(SqliteReader):
                 self._wanting.remove(waiting)
         if self._closed or not self._owner.pending:
             return []
-        found = self._connection.execute(rows.SELECT_PENDING, (limit,))
+        found = self._read(rows.SELECT_PENDING, (limit,))
         return [
             Pending(
                 Tenant(tenant), RunId(run), key, Digest(version), position, Digest(inputs), parent, from_step
@@ -195,6 +195,7 @@ class SqliteStore(SqliteReader):
         except Exception as error:  # noqa: BLE001 -- whatever it was, every caller must learn of it, or it hangs
             self._parked = parked
             failure = self._failure(error)
+            self._tell_ended()
             for _, answer in asked:
                 if not answer.done():
                     answer.set_exception(failure)
@@ -207,12 +208,15 @@ class SqliteStore(SqliteReader):
                 waiting.answer.set_result(cast("list[Lease]", leases))
             else:
                 self._parked.append(waiting)
-        for run in self._owner.ended:
-            for told in self._told:
-                told(run)
+        self._tell_ended()
         if self._wanting and self._owner.pending:
             self._wake_wanting()
         self._set_alarm()
+
+    def _tell_ended(self) -> None:
+        for run in self._owner.ended:
+            for told in self._told:
+                told(run)
 
     def _wake_wanting(self) -> None:
         wanting, self._wanting = self._wanting, []

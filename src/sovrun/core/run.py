@@ -197,6 +197,8 @@ class Write:
             run_budget_left=not self._spent(self.failures + failed),
         )
         self.failures += failed
+        if isinstance(event, StepCancelled) and self.stopping and not self.plan.spec.fail_fast:
+            event = replace(event, reason=Reason.RUN_BUDGET_EXHAUSTED)  # nothing else stops such a run
         return self.happen(position, step, (event,), actor)
 
     def happen(self, position: int, step: Step, events: Iterable[StepEvent], actor: Actor) -> Step:

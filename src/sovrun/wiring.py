@@ -20,20 +20,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sovrun.core.errors import FileUnavailable, InvalidSetting, SovrunError
-from sovrun.core.ids import Actor, Digest, RunId, Tenant, actor
+from sovrun.core.errors import FileUnavailable, InvalidSetting, SovrunError, StoreOwned
+from sovrun.core.ids import Actor, Digest, RunId, Tenant, WorkerId, actor
 from sovrun.core.spec.document import parse_dag
 from sovrun.core.spec.model import DagSpec
 from sovrun.engine.desk import Desk
 from sovrun.engine.engine import Engine
-from sovrun.engine.handler import KnownDag, known_dag
+from sovrun.engine.handler import KnownDag, RunRequest, known_dag, registration_of, submission_of
 from sovrun.engine.replay import Recorded, Replay, recorded_run, replay
+from sovrun.engine.worker import Worker
 from sovrun.ports import Code, Executor
 from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.in_process import InProcessExecutor
 from sovrun.store.memory import MemoryStore
-from sovrun.store.protocol import Store
+from sovrun.store.protocol import Store, Submitted
 from sovrun.stores.files import FileStore, ScratchFiles
+from sovrun.stores.remote.store import RemoteStore
 from sovrun.stores.sqlite.reader import SqliteReader
 from sovrun.stores.sqlite.schema import HEAD, connect_reader
 from sovrun.stores.sqlite.store import SqliteStore
@@ -154,9 +156,14 @@ class Opened:
 
         Raises: FileUnavailable, InvalidSpec, CodeUnavailable, StepKindUnavailable.
         """
-        spec = read_document(path)
-        code = self.files.take_code(path.resolve().parent, spec.code, path)
-        return known_dag(tenant, spec, code.digest, str(path.resolve()))
+        return load_dag(self.files, path, tenant)
+
+
+def load_dag(files: FileStore, path: Path, tenant: Tenant) -> KnownDag:
+    """Return the DAG of a file with its code, kept as it is now. Raises: see `Opened.load`."""
+    spec = read_document(path)
+    code = files.take_code(path.resolve().parent, spec.code, path)
+    return known_dag(tenant, spec, code.digest, str(path.resolve()))
 
 
 @contextmanager
@@ -210,16 +217,82 @@ class OpenedDesk:
 
 @asynccontextmanager
 async def open_desk(address: StoreAddress) -> AsyncIterator[OpenedDesk]:
-    """Open an existing store for writing without setting an engine to work on it; what was interrupted stays so.
+    """Open an existing store for acting on it, without setting an engine to work; what was interrupted stays so.
+
+    Where a server owns the file, the acts go through its socket.
+    Raises: InvalidSetting, StoreOwned, StoreUnavailable, StoreVersion.
+    """
+    path = _path_of(address)
+    if not socket_of(path).exists():
+        connect_reader(path).close()  # an owner would make a file that is not there, and say that it is empty
+    store = _owned_or_served(path)
+    files = files_of(path)
+    try:
+        yield OpenedDesk(store, files, Desk(store, files))
+    finally:
+        await store.close()
+
+
+def _owned_or_served(path: Path) -> Store:
+    """Return the store of a file: owned by this process, or through the socket of the server that owns it."""
+    try:
+        return SqliteStore.open_owner(path, SystemClock())
+    except StoreOwned:
+        if not socket_of(path).exists():
+            raise
+        return RemoteStore(socket_of(path))
+
+
+def socket_of(path: Path) -> Path:
+    """Return where a server that owns a database file listens."""
+    return path.with_name(path.name + ".sock")
+
+
+@asynccontextmanager
+async def open_worker(address: StoreAddress, *, isolation: str, slots: int) -> AsyncIterator[Worker]:
+    """Return a worker for a store that a server owns. Raises: InvalidSetting, IsolationUnavailable."""
+    path = _path_of(address)
+    files = files_of(path)
+    executor = await open_executor(isolation, slots, files.spool)
+    store = RemoteStore(socket_of(path))
+    name = WorkerId(f"{worker_name()}/{SystemIdentity().fresh()}")
+    try:
+        yield Worker(name, store, files, executor, slots=slots)
+    finally:
+        await executor.close()
+        await store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Submitting:
+    """A store to which runs can be submitted, owned or through a server's socket."""
+
+    store: Store
+    files: FileStore
+
+    def load(self, path: Path, tenant: Tenant) -> KnownDag:
+        """See `Opened.load`."""
+        return load_dag(self.files, path, tenant)
+
+    async def submit(self, request: RunRequest) -> Submitted:
+        """Register the DAG and make the run. Raises: as `Engine.submit`."""
+        await self.store.register(registration_of(request.dag, request.actor))
+        submission, inputs = submission_of(request)
+        if submission.inputs.body is None:
+            self.files.put(submission.tenant, submission.inputs.digest, inputs)
+        return await self.store.submit(submission)
+
+
+@asynccontextmanager
+async def open_submitting(address: StoreAddress) -> AsyncIterator[Submitting]:
+    """Open a store, making it when it is new, for submitting runs that others execute.
 
     Raises: InvalidSetting, StoreOwned, StoreUnavailable, StoreVersion.
     """
     path = _path_of(address)
-    connect_reader(path).close()  # an owner would make a file that is not there, and say that it is empty
-    store = SqliteStore.open_owner(path, SystemClock())
-    files = files_of(path)
+    store = _owned_or_served(path)
     try:
-        yield OpenedDesk(store, files, Desk(store, files))
+        yield Submitting(store, files_of(path))
     finally:
         await store.close()
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from sovrun import __version__
-from sovrun.cli import benches, dags, doctor, replays, running, runs, simulate
+from sovrun.cli import benches, dags, doctor, replays, running, runs, serving, simulate
 from sovrun.cli.output import Exit, exit_of, report_error
 from sovrun.core.errors import SovrunError
 
@@ -34,6 +34,10 @@ app.command("runs")(runs.runs)
 app.command("show")(runs.show)
 app.command("events")(runs.events)
 app.command("replay")(replays.replay)
+app.command("up")(serving.up)
+app.command("worker")(serving.worker)
+app.command("submit")(serving.submit)
+app.command("watch")(serving.watch)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(benches.bench)
 app.command("simulate")(simulate.simulate)

@@ -19,9 +19,6 @@ from sovrun.engine.worker import Worker
 from sovrun.ports import Executor, Files, Identity
 from sovrun.store.protocol import RunRecord, Store, Submitted
 
-LEASE_US: Final = 15_000_000
-"""How long a worker may be silent before its leases are taken back."""
-REAP_SECONDS: Final = 2.5
 LOOK_SECONDS: Final = 0.1
 
 
@@ -40,13 +37,11 @@ class Engine:
         *,
         slots: int,
         name: str,
-        shared: bool = False,
     ) -> None:
-        """Args: slots: steps at a time; name: of the worker, printable ASCII; shared: other processes work, too."""
+        """Args: slots: steps at a time; name: of the worker, printable ASCII."""
         self._store = store
         self._files = files
         self._executor = executor
-        self._shared = shared
         self._worker = Worker(WorkerId(f"{name}/{identity.fresh()}"), store, files, executor, slots=slots)
         self._clerk = Clerk(store, files, executor.environment)
         self._tasks: list[asyncio.Task[None]] = []
@@ -61,8 +56,6 @@ class Engine:
         self.resumed = await self._store.recover()
         self._start(self._worker.run())
         self._start(self._clerk.run())
-        if self._shared:
-            self._start(self._reap())
         return self
 
     async def __aexit__(
@@ -70,7 +63,7 @@ class Engine:
     ) -> None:
         self._worker.stop()
         self._clerk.stop()
-        if error is not None or self._shared:
+        if error is not None:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -82,12 +75,6 @@ class Engine:
         task = asyncio.create_task(work)
         task.add_done_callback(self._task_ended)
         self._tasks.append(task)
-
-    async def _reap(self) -> None:
-        """Take back the leases of workers that have fallen silent, again and again."""
-        while True:
-            await asyncio.sleep(REAP_SECONDS)
-            await self._store.take_back(LEASE_US)
 
     async def register(self, dag: KnownDag, actor: Actor) -> bool:
         """Make a DAG version known; False when it was already. Raises: StoreUnavailable."""

@@ -51,10 +51,13 @@ class Worker:
         self._attempts = Attempts(store, files, executor)
         self._slots = slots
         self._told_to_stop = asyncio.Event()
+        self._claiming: asyncio.Task[Sequence[Lease]] | None = None
 
     def stop(self) -> None:
-        """Take no more steps; `run` returns when those under way are reported and a waiting claim was answered."""
+        """Take no more steps; `run` returns when those under way are reported."""
         self._told_to_stop.set()
+        if self._claiming is not None:
+            self._claiming.cancel()
 
     async def run(self) -> None:
         """Work until stopped. Raises: StoreUnavailable when reports cannot be recorded; nothing acknowledged is lost."""
@@ -98,7 +101,7 @@ class Worker:
                 free = self._slots - len(running)
                 if free > 0 and claim is None and not self._told_to_stop.is_set():
                     reserved = free
-                    claim = asyncio.create_task(self._claim(free))
+                    claim = self._claiming = asyncio.create_task(self._claim(free))
                 waiting: set[asyncio.Task[Any]] = {*running, claim} if claim is not None else {*running}
                 if not waiting:
                     return
@@ -106,7 +109,7 @@ class Worker:
                 await asyncio.wait(waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 leases: list[Lease] = []
                 if claim is not None and claim.done():
-                    leases.extend(claim.result())
+                    leases.extend(() if claim.cancelled() else claim.result())
                     claim, reserved = None, 0
                 done = [task for task in running if task.done()]
                 if done:

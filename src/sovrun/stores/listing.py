@@ -93,7 +93,7 @@ def _walk(directory: Path, prefix: str) -> Iterator[Entry]:
         elif stat.S_ISREG(status.st_mode):
             executable = bool(status.st_mode & 0o100)
             yield Entry(path, executable, status.st_size, status.st_mtime_ns)
-        else:
+        elif not stat.S_ISSOCK(status.st_mode):  # a socket, such as a server's own, holds nothing
             raise UnusableTree(f"{path} is neither a file nor a directory")
 
 

@@ -1,0 +1,177 @@
+"""Commands around a server: up, worker, submit, watch."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.markup import escape
+
+from sovrun.cli.options import AsJson, DagFile, Isolation, StoreUrl, TenantName, inputs_of, tenant_of
+from sovrun.cli.output import STYLE, Exit, complete, err, exit_of_run, out, print_json
+from sovrun.cli.runs import find_run
+from sovrun.core.errors import InvalidSetting
+from sovrun.core.identity import RunKey
+from sovrun.core.ids import RunId, Tenant, idempotency_key
+from sovrun.core.lifecycle import TERMINAL, State
+from sovrun.engine.handler import RunRequest
+from sovrun.engine.views import run_json, run_line
+from sovrun.store.protocol import PRIORITY_DEFAULT, Reads, RunRecord
+from sovrun.wiring import (
+    ISOLATIONS,
+    StoreAddress,
+    SystemIdentity,
+    local_actor,
+    open_reader,
+    open_submitting,
+    open_worker,
+)
+
+LOOK_SECONDS: Final = 0.2
+
+
+def up(
+    *,
+    store: StoreUrl = None,
+    isolation: Isolation = "sandbox",
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, max=256, metavar="N", help="Worker processes.")
+    ] = 1,
+    slots: Annotated[
+        int, typer.Option("--slots", min=1, max=1_024, metavar="N", help="Steps at a time in each.")
+    ] = 2,
+    grace: Annotated[
+        float,
+        typer.Option("--grace", min=0, metavar="SECONDS", help="How long steps may go on when told to stop."),
+    ] = 10.0,
+) -> None:
+    """Own a store, serve it on a Unix socket beside it, and execute what is submitted, until interrupted."""
+    address = StoreAddress.parse(store)
+    if isolation not in ISOLATIONS:
+        raise InvalidSetting(f"{isolation!r} is no isolation", hint=f"use {' or '.join(ISOLATIONS)}")
+    options = ["--store", str(address), "--isolation", isolation, "--workers", str(workers)]
+    options += ["--slots", str(slots), "--grace", str(grace)]
+    os.execv(sys.executable, [sys.executable, "-m", "sovrun.service", *options])  # noqa: S606 -- our own module
+
+
+def worker(
+    *,
+    store: StoreUrl = None,
+    isolation: Isolation = "sandbox",
+    slots: Annotated[
+        int, typer.Option("--slots", min=1, max=1_024, metavar="N", help="Steps at a time.")
+    ] = 2,
+) -> None:
+    """Execute steps for the server that owns a store; `sovrun up` starts these by itself."""
+    address = StoreAddress.parse(store)
+
+    async def job() -> None:
+        async with open_worker(address, isolation=isolation, slots=max(2, slots)) as working:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, working.stop)
+            await working.run()
+
+    complete(job())
+
+
+def submit(  # noqa: PLR0913 -- one parameter per option of the command
+    file: DagFile,
+    *,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", metavar="K=V", help="An input: JSON, or a plain text.")
+    ] = None,
+    input_files: Annotated[
+        list[str] | None,
+        typer.Option("--input-file", metavar="K=PATH", help="An input: a file or a directory."),
+    ] = None,
+    inputs_file: Annotated[
+        Path | None,
+        typer.Option("--inputs", metavar="FILE", help="All inputs: a JSON object; `-` reads it from stdin."),
+    ] = None,
+    store: StoreUrl = None,
+    isolation: Isolation = "sandbox",
+    tenant: TenantName = "default",
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key", metavar="K", help="The same request under this key is the same run."
+        ),
+    ] = None,
+    note: Annotated[
+        str | None, typer.Option("--note", metavar="TEXT", help="Why; kept with the run.")
+    ] = None,
+    priority: Annotated[int, typer.Option("--priority", min=0, max=1_000_000, help="Lower goes first.")] = (
+        PRIORITY_DEFAULT
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Make a run and return at once; a server (`sovrun up`) or `sovrun resume` executes it."""
+    whose = tenant_of(tenant)
+    caller = None if key is None else idempotency_key(key)
+
+    async def job() -> tuple[RunRecord, bool]:
+        async with open_submitting(StoreAddress.parse(store)) as opened:
+            dag = opened.load(file, whose)
+            given = inputs_of(
+                dag.spec.inputs, inputs or [], input_files or [], inputs_file, whose=whose, kept=opened.files
+            )
+            run_key = RunKey(fresh=SystemIdentity().fresh()) if caller is None else RunKey(caller=caller)
+            request = RunRequest(dag, given, run_key, local_actor(), isolation, note, priority)
+            submitted = await opened.submit(request)
+            return await opened.store.run(whose, submitted.run), submitted.created
+
+    record, created = complete(job())
+    if as_json:
+        print_json({**run_line(record), "created": created})
+    else:
+        out.print(record.head.id, highlight=False)
+
+
+def watch(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="The run's id, or a beginning of it.", show_default=False)
+    ],
+    *,
+    store: StoreUrl = None,
+    tenant: TenantName = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Follow a run until it is over or left waiting."""
+    whose = tenant_of(tenant)
+
+    async def job() -> Exit:
+        async with open_reader(StoreAddress.parse(store)) as (reader, _):
+            record = await _followed(reader, whose, await find_run(reader, whose, run), quiet=as_json)
+            if as_json:
+                print_json(await run_json(reader, record))
+            else:
+                head = record.head
+                out.print(f"[{STYLE[head.state]}]{head.state}[/] {escape(record.dag)} {head.id}")
+                if head.outcome is not None:
+                    out.print(f"outcome {head.outcome} ({'' if head.reproducible else 'not '}reproducible)")
+            return exit_of_run(record.head.state)
+
+    raise typer.Exit(complete(job()))
+
+
+async def _followed(reader: Reads, tenant: Tenant, run: RunId, *, quiet: bool) -> RunRecord:
+    after = 0
+    while True:
+        record = await reader.run(tenant, run)
+        for event in await reader.events(tenant, run, after=after):
+            after = event.sequence
+            if not quiet:
+                err.print(f"{event.type.replace('.', ' ', 1)} {event.step or ''}".rstrip(), markup=False)
+        if record.head.state in TERMINAL or record.head.state is State.AWAITING_USER_CONFIRMATION:
+            return record
+        if record.head.state is State.AWAITING_TOOL:
+            waits = [wait for wait in await reader.waiting(tenant) if wait.run == run]
+            if len(waits) == record.head.counts.awaiting_tool:
+                return record
+        await asyncio.sleep(LOOK_SECONDS)

@@ -1,0 +1,56 @@
+"""The hub: what the process that owns a store does when other processes execute the steps.
+
+Owns: `Hub`: the clerk, and taking back the leases of workers that have fallen silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Final, Self
+
+from sovrun.core.ids import Digest
+from sovrun.engine.clerk import Clerk
+from sovrun.ports import Files
+from sovrun.store.protocol import Store
+
+LEASE_US: Final = 15_000_000
+"""How long a worker may be silent before its leases are taken back."""
+REAP_SECONDS: Final = 2.5
+
+
+class Hub:
+    """Keeps an owned store going. Entering takes back every lease, since nobody of before is alive or will be heard."""
+
+    def __init__(self, store: Store, files: Files, environment: Digest) -> None:
+        """Args: environment: of the workers, see `Clerk`."""
+        self._store = store
+        self._clerk = Clerk(store, files, environment)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.resumed = 0
+        """How many leases of an earlier, interrupted process were taken back."""
+
+    async def __aenter__(self) -> Self:
+        self.resumed = await self._store.recover()
+        self._tasks = [asyncio.create_task(self._clerk.run()), asyncio.create_task(self._reap())]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clerk.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._store.close()
+
+    async def failed(self) -> None:
+        """Return when the hub cannot go on; raises what has stopped it."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def _reap(self) -> None:
+        while True:
+            await asyncio.sleep(REAP_SECONDS)
+            await self._store.take_back(LEASE_US)

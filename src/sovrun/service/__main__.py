@@ -1,0 +1,33 @@
+"""`python -m sovrun.service`: what `sovrun up` becomes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from sovrun.core.errors import SovrunError
+from sovrun.service.up import UpSettings, up
+from sovrun.wiring import StoreAddress
+
+
+def main() -> None:
+    """Read the options that `sovrun up` has checked, and serve."""
+    parser = argparse.ArgumentParser(prog="sovrun up")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--isolation", required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--grace", type=float, required=True)
+    told = parser.parse_args()
+    try:
+        address = StoreAddress.parse(told.store)
+        asyncio.run(up(UpSettings(address, told.isolation, told.workers, told.slots, told.grace)))
+    except SovrunError as error:
+        sys.stderr.write(f"error [{error.code}] {error.detail}\n")
+        if error.hint:
+            sys.stderr.write(f"  {error.hint}\n")
+        sys.exit(3)
+
+
+main()

@@ -1,0 +1,123 @@
+"""`sovrun up`: one process owns the file and serves it; the steps are executed by worker processes beside it.
+
+Owns: the life of the server and its workers. A worker that dies is replaced; when the server is told to stop, workers
+finish what they have begun within the grace time, and what they could not finish is taken back at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sovrun.core.errors import InvalidSetting
+from sovrun.engine.hub import Hub
+from sovrun.sandbox.environment import environment_digest
+from sovrun.service.app import create_app
+from sovrun.service.server import serving
+from sovrun.stores.sqlite.store import SqliteStore
+from sovrun.wiring import StoreAddress, SystemClock, SystemIdentity, files_of, socket_of
+
+RESPAWN_SECONDS: Final = 1.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class UpSettings:
+    """What `sovrun up` is told.
+
+    Args:
+        workers: worker processes; slots: steps at a time in each.
+        grace_seconds: how long steps may go on after the server was told to stop.
+    """
+
+    address: StoreAddress
+    isolation: str
+    workers: int
+    slots: int
+    grace_seconds: float
+
+
+async def up(settings: UpSettings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises: StoreOwned, StoreUnavailable, StoreVersion, InvalidSetting."""
+    path = settings.address.path
+    if path is None:
+        raise InvalidSetting("memory: cannot be served", hint="use sqlite:PATH")
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    store = SqliteStore.open_owner(path, SystemClock())
+    files = files_of(path)
+    async with Hub(store, files, environment_digest()) as hub:
+        app = create_app(store, files, SystemIdentity(), isolation=settings.isolation)
+        async with serving(app, socket_of(path)), _workers(settings):
+            _say(f"serving {settings.address} at {socket_of(path)} with {settings.workers} workers")
+            if hub.resumed:
+                _say(f"took back {hub.resumed} steps that an interrupted engine had begun")
+            stop, failed = asyncio.create_task(told.wait()), asyncio.create_task(hub.failed())
+            await asyncio.wait([stop, failed], return_when=asyncio.FIRST_COMPLETED)
+            _say("stopping")
+            stop.cancel()
+            if failed.done():
+                failed.result()
+            failed.cancel()
+
+
+@asynccontextmanager
+async def _workers(settings: UpSettings) -> AsyncIterator[None]:
+    keepers = [asyncio.create_task(_keep_worker(settings)) for _ in range(settings.workers)]
+    try:
+        yield
+    finally:
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+
+
+async def _keep_worker(settings: UpSettings) -> None:
+    """Run one worker process for as long as the server lives."""
+    command = [
+        *(sys.executable, "-m", "sovrun", "worker", "--store", str(settings.address)),
+        *("--isolation", settings.isolation, "--slots", str(settings.slots)),
+    ]
+    while True:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, cwd=Path("/"), preexec_fn=_die_with_parent
+        )
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            await _stop(process, settings.grace_seconds)
+            raise
+        _say(f"a worker ended with code {code}; starting another")
+        await asyncio.sleep(RESPAWN_SECONDS)
+
+
+async def _stop(process: asyncio.subprocess.Process, grace_seconds: float) -> None:
+    """Let a worker finish what it has begun, for a while."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(grace_seconds):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this worker when the server dies, however it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"sovrun up: {text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,1 @@
+"""A store that another process owns, reached through its Unix socket."""

@@ -103,8 +103,6 @@ class Intake:
             found = found or next((row[3:] for row in batch.caller_keys if row[:3] == name), None)
             if found is not None:
                 return same_request(s, found[0], found[1])
-        elif s.key.startswith('{"fresh"'):
-            return None  # a UUIDv7 made a moment ago names no earlier run
         known = self._connection.execute(rows.SELECT_RUN_KEY, (s.tenant, s.id)).fetchone() or any(
             write.run.id == s.id and write.run.tenant == s.tenant for write in batch.writes.values()
         )

@@ -13,19 +13,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sovrun.core.actions import Action, Answer, CancelRun, Decide, EnterWait, Refuse, Release, Reuse
 from sovrun.core.errors import SovrunError
-from sovrun.core.ids import DagId, RunId, Tenant, WorkerId
-from sovrun.core.spec.model import DagSpec
-from sovrun.store.protocol import Lease, Report, Store
+from sovrun.core.ids import Actor, DagId, RunId, Tenant, WorkerId
+from sovrun.core.lanes import Limits
+from sovrun.core.spec.model import DagSpec, Kind
+from sovrun.store.protocol import Governance, Lease, Pending, Report, Store
 from support import dags
 from support.clock import SetClock
 from support.folding import require_told_by_history
-from support.requests import broken, done, registration, submission
+from support.requests import ENVIRONMENT, broken, done, payload, registration, submission
 from support.stores import BACK_ENDS, memory, scratch_folder
 
 TENANTS = [Tenant("a"), Tenant("b")]
 WORKERS = [WorkerId("worker/1"), WorkerId("worker/2")]
 OTHERS = [name for name in BACK_ENDS if name != "memory"]
+
+VERBS = {"submit": 3, "claim": 4, "commit": 8, "recover": 0.4, "pending": 3, "take up": 6, "speak": 5, "cancel": 0.7,
+         "govern": 1, "renew": 0.5, "take back": 0.5, "look": 2}  # fmt: skip
+"""What is asked, and how often."""
 
 Ask = Callable[[Store], Coroutine[Any, Any, object]]
 
@@ -40,21 +46,104 @@ class Script:
         self.sent: list[Report] = []
         self.runs: list[tuple[Tenant, RunId, DagSpec]] = []
         self.names = 0
+        self.pending: list[Pending] = []
+        self.said: list[Action] = []
 
     def next(self, clock: SetClock) -> Ask:
         """Return the next verb; the clock may have been moved."""
         chance = self.chance
         if chance.random() < 0.3:
             clock.advance(chance.choice([1, 500, 1_000, 5_000, 2_000_000, 20_000_000]))
-        verb = chance.choices(["submit", "claim", "commit", "recover"], [3, 3, 8, 0.7])[0]
-        if verb == "submit" and len(self.runs) < 4:
+        verb = chance.choices(list(VERBS), list(VERBS.values()))[0]
+        if verb == "submit" and len(self.runs) < 5:
             return self._submit()
         if verb == "commit" and self.leases:
             return self._commit()
-        if verb == "recover":
-            return lambda store: store.recover()
-        worker, slots = chance.choice(WORKERS), chance.randint(0, 4)
+        if verb == "take up" and self.pending:
+            return self._take_up()
+        if verb in ("speak", "cancel") and self.runs:
+            return self._speak() if verb == "speak" else self._cancel()
+        if verb == "govern":
+            return self._govern()
+        return self._simple(verb)
+
+    def _simple(self, verb: str) -> Ask:
+        chance = self.chance
+        worker, slots, tenant = chance.choice(WORKERS), chance.randint(0, 4), chance.choice(TENANTS)
+        limit, silent_us = chance.randint(1, 5), chance.choice([0, 1_000, 2_000_000])
+        match verb:
+            case "recover":
+                return lambda store: store.recover()
+            case "pending":
+                return lambda store: store.pending(limit)
+            case "renew":
+                return lambda store: store.renew(worker)
+            case "take back":
+                return lambda store: store.take_back(silent_us)
+            case "look":
+                return lambda store: looked_up(store, tenant)
         return lambda store: store.claim(worker, slots)
+
+    def _take_up(self) -> Ask:
+        """Do to a step that was pending once what an engine may do, whether it is pending still or not."""
+        chance = self.chance
+        pending = chance.choice(self.pending)
+        name = (pending.tenant, pending.run, pending.position)
+        spec = next(spec for tenant, run, spec in self.runs if (tenant, run) == name[:2])
+        step = spec.steps[pending.position]
+        shown = payload({"shown": pending.position})
+        action: Action
+        if chance.random() < 0.15:
+            action = Refuse(*name, "input_unresolved", shown.digest)
+        elif pending.parent is not None and chance.random() < 0.5:
+            chosen = (
+                tuple(spec.steps.index(s) for s in spec.steps if s.id in step.select) if step.select else None
+            )
+            action = Reuse(*name, pending.parent, shown.digest, shown.digest, ENVIRONMENT, chosen)
+        elif step.kind is Kind.PYTHON:
+            action = Release(*name)
+        else:
+            action = EnterWait(*name, shown.digest, shown.digest)
+        return lambda store: store.act(action, payloads=[shown])
+
+    def _speak(self) -> Ask:
+        """Answer or decide some step, whether it waits or not; sometimes say again what was said."""
+        chance = self.chance
+        if self.said and chance.random() < 0.3:
+            action = chance.choice(self.said)
+            return lambda store: store.act(action)
+        tenant, run, spec = chance.choice(self.runs)
+        waits = [p for p, step in enumerate(spec.steps) if step.kind is not Kind.PYTHON] or [0]
+        position = chance.choice(waits)
+        step, actor = spec.steps[position], Actor(chance.choice(["local:a", "local:b"]))
+        said = payload({"said": chance.randint(0, 1)})
+        if step.kind is Kind.CONFIRM:
+            shown = payload({"shown": position if chance.random() < 0.9 else -1}).digest
+            action = Decide(tenant, run, position, actor, chance.random() < 0.7, shown, said.digest, None)
+        elif chance.random() < 0.3:
+            action = Answer(tenant, run, position, actor, None, said.digest)
+        else:
+            chosen = (
+                tuple(spec.steps.index(s) for s in spec.steps if s.id in step.select) if step.select else None
+            )
+            action = Answer(tenant, run, position, actor, said.digest, None, chosen)
+        self.said.append(action)
+        return lambda store: store.act(action, payloads=[said])
+
+    def _cancel(self) -> Ask:
+        tenant, run, _ = self.chance.choice(self.runs)
+        action = CancelRun(tenant, run, Actor("local:a"), self.chance.choice([None, payload("why").digest]))
+        return lambda store: store.act(action)
+
+    def _govern(self) -> Ask:
+        chance = self.chance
+        dag = chance.choice([None, *(spec.id for spec in self.specs), DagId("unknown")])
+        bounds = [None, None, 0, 1, 2]
+        limits = Limits(
+            chance.random() < 0.2, chance.choice(bounds), chance.choice(bounds), chance.choice([1, 1, 2, 3])
+        )
+        governance = Governance(chance.choice(TENANTS), dag, limits, Actor("local:a"))
+        return lambda store: store.govern(governance)
 
     def _submit(self) -> Ask:
         spec, tenant = self.chance.choice(self.specs), self.chance.choice(TENANTS)
@@ -66,9 +155,14 @@ class Script:
             caller_key=self.chance.choice([None, None, "k"]),
             inputs={"n": self.chance.randint(0, 1)},
             priority=self.chance.choice([1, 100, 100]),
+            parent=self._parent(tenant, spec),
         )
         self.runs.append((tenant, request.id, spec))
         return lambda store: store.submit(request)
+
+    def _parent(self, tenant: Tenant, spec: DagSpec) -> tuple[RunId, int] | None:
+        mine = [run for of, run, its in self.runs if of == tenant and its is spec]
+        return (self.chance.choice(mine), self.names) if mine and self.chance.random() < 0.4 else None
 
     def _commit(self) -> Ask:
         chance = self.chance
@@ -96,7 +190,9 @@ class Script:
         return done(lease, chosen=[index[choice] for choice in choices if chance.random() < 0.5])
 
     def learn(self, answer: object) -> None:
-        """Take up the leases of an answer."""
+        """Take up the leases and pending steps of an answer."""
+        if isinstance(answer, list | tuple):
+            self.pending += [step for step in answer if isinstance(step, Pending)]
         leases = answer if isinstance(answer, list | tuple) else getattr(answer, "leases", ())
         self.leases += [lease for lease in leases if isinstance(lease, Lease)]
 
@@ -109,10 +205,23 @@ async def answer_of(store: Store, ask: Ask) -> object:
     return list(answer) if isinstance(answer, list | tuple) and type(answer) in (list, tuple) else answer
 
 
+async def looked_up(store: Store, tenant: Tenant) -> tuple[object, ...]:
+    """Return what can be read of a tenant's queues and waits."""
+    return (
+        list(await store.depths(tenant)),
+        list(await store.waiting(tenant)),
+        await store.tenant_limits(tenant),
+        await store.late_reports(),
+    )
+
+
 async def everything(store: Store, runs: Sequence[tuple[Tenant, RunId, DagSpec]]) -> list[object]:
     """Return all that a store says of runs."""
     told: list[object] = [await store.unfinished()]
     told += [list(await store.runs(tenant, limit=100)) for tenant in TENANTS]
+    told += [await looked_up(store, tenant) for tenant in TENANTS]
+    told += [list(await store.pending(1_000)), [list(await store.renew(worker)) for worker in WORKERS]]
+    told += [await store.reruns(tenant, run) for tenant, run, _ in runs]
     for tenant, run, _ in runs:
         known = {record.head.id for record in await store.runs(tenant, limit=100)}
         if run in known:
@@ -143,9 +252,9 @@ async def play(folder: Path, other: str, specs: Sequence[DagSpec], seed: int, le
 @pytest.mark.parametrize("other", OTHERS)
 @settings(max_examples=250, deadline=None)
 @given(
-    specs=st.lists(dags.dags(steps_max=6), min_size=1, max_size=2),
+    specs=st.lists(dags.dags(steps_max=6) | dags.waiting_dags(steps_max=6), min_size=1, max_size=2),
     seed=st.integers(0, 2**32),
-    length=st.integers(5, 50),
+    length=st.integers(5, 80),
 )
 def test_the_same_requests_get_the_same_answers_and_leave_the_same_histories(
     other: str, specs: list[DagSpec], seed: int, length: int

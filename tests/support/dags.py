@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
 
 from sovrun.core.ids import DagId, StepId
 from sovrun.core.plan import plan_order
-from sovrun.core.spec.model import DagSpec, Kind, Retry, StepSpec
+from sovrun.core.spec.model import Confirmation, DagSpec, Kind, Retry, StepSpec, ToolWait
 
 ONCE = Retry(max_attempts=1, max_failures=1, base_us=0, cap_us=0)
 """No second attempt, so that small examples end soon."""
@@ -26,6 +27,20 @@ def step(name: str, *needs: str, retry: Retry = ONCE, select: Sequence[str] = ()
         select=tuple(sorted(map(StepId, select))),
         **more,
     )
+
+
+def tool(name: str, *needs: str, deadline_us: int | None = None, **more: Any) -> StepSpec:
+    """Return a step that an outside tool answers."""
+    made = step(name, *needs, **more)
+    return replace(made, kind=Kind.TOOL, entry=ToolWait("scanner", deadline_us))
+
+
+def confirm(
+    name: str, *needs: str, on_expiry: str = "fail", expires_us: int | None = None, **more: Any
+) -> StepSpec:
+    """Return a step that a person confirms."""
+    entry = Confirmation(role="boss", show="this", expires_us=expires_us, on_expiry=on_expiry)
+    return replace(step(name, *needs, **more), kind=Kind.CONFIRM, entry=entry)
 
 
 def dag(*steps: StepSpec, name: str = "dag", fail_fast: bool = False) -> DagSpec:
@@ -67,6 +82,29 @@ RETRIES = st.builds(
     st.integers(1, 3),
     st.sampled_from([1_000, 2_000_000]),
 )
+
+
+_TIMES = st.sampled_from([None, None, 1_000, 5_000, 2_000_000])
+
+
+@st.composite
+def waiting_dags(draw: st.DrawFn, *, steps_max: int = 6) -> DagSpec:
+    """Draw a DAG in which some steps wait for tools and people, with deadlines, timeouts and a failure budget."""
+    spec = draw(dags(steps_max=steps_max))
+    steps = []
+    for each in spec.steps:
+        kind = draw(st.sampled_from([Kind.PYTHON, Kind.PYTHON, Kind.TOOL, Kind.CONFIRM]))
+        entry: Any = each.entry
+        if kind is Kind.TOOL:
+            entry = ToolWait("scanner", draw(_TIMES))
+        elif kind is Kind.CONFIRM and not each.select:
+            on_expiry = draw(st.sampled_from(["fail", "reject"]))
+            entry = Confirmation(show="this", expires_us=draw(_TIMES), on_expiry=on_expiry)
+        else:
+            kind = Kind.PYTHON
+        steps.append(replace(each, kind=kind, entry=entry, timeout_us=draw(_TIMES)))
+    budget = draw(st.sampled_from([None, None, 1, 2]))
+    return replace(spec, steps=tuple(steps), failure_budget=budget, timeout_us=draw(_TIMES))
 
 
 @st.composite

@@ -30,7 +30,7 @@ LEGAL = {
 }
 SHOWN = (
     "state", "reason", "cause", "attempts", "failures", "circumstances", "fence", "worker", "until_us", "step_hash",
-    "output", "failure", "error", "environment",
+    "output", "failure", "error", "environment", "shown", "answer",
 )  # fmt: skip
 FRESH: dict[str, Any] = dict.fromkeys(SHOWN) | {
     "state": "received", "attempts": 0, "failures": 0, "circumstances": 0, "fence": 1,
@@ -60,9 +60,15 @@ def folded(events: Sequence[Event], spec: DagSpec) -> tuple[str, dict[str, dict[
 def _move(step: dict[str, Any], state: str, data: dict[str, Any]) -> None:
     assert state in LEGAL[step["state"]], f"{step['state']} -> {state}"
     left = step["state"] == "executing"
+    waited = step["reason"]
     step.update(state=state, reason=data.get("reason"), cause=data.get("cause"), worker=None, until_us=None)
     step["fence"] += left
-    if state == "executing":
+    if state == "executing" and "answerHash" in data:
+        assert waited in ("tool", "confirmation"), "only a wait is ended by an answer"
+        step.update(answer=data["answerHash"])
+    elif state == "executing" and data.get("by") == "engine":
+        assert step["attempts"] == 0, "the engine takes no step up that a worker has had"
+    elif state == "executing":
         assert data["attempt"] == step["attempts"] + 1
         assert data["fence"] == step["fence"]
         step.update(worker=data["worker"], attempts=data["attempt"])
@@ -76,10 +82,15 @@ def _move(step: dict[str, Any], state: str, data: dict[str, Any]) -> None:
         step["environment"] = data["environment"]
         step["failures"] += 1
         step["circumstances"] += data["circumstance"]
+    elif state == "failed" and data.get("errorHash"):
+        step["error"] = data["errorHash"]
+    if "shownHash" in data:
+        assert left
+        step.update(shown=data["shownHash"], step_hash=data["stepHash"])
     if "failures" in data:
         assert (data["attempts"], data["failures"]) == (step["attempts"], step["failures"])
-    if state == "awaiting_tool":
-        step["until_us"] = time_us(data["until"])
+    if state in ("awaiting_tool", "awaiting_user_confirmation"):
+        step["until_us"] = None if data["until"] is None else time_us(data["until"])
 
 
 def shown(step: Step) -> dict[str, Any]:

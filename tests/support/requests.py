@@ -55,11 +55,17 @@ def submission(
     inputs: object = None,
     note: str | None = None,
     priority: int = PRIORITY_DEFAULT,
+    parent: tuple[RunId, int] | None = None,
 ) -> Submission:
-    """Return the request for a run; without a caller's key, `name` makes it another run than the rest."""
+    """Return the request for a run; without a caller's key, `name` makes it another run than the rest.
+
+    Args:
+        parent: the run of which it is a re-run, and which one.
+    """
     version = version_of(spec)
     given = payload(inputs or {})
     key = RunKey(fresh=name) if caller_key is None else RunKey(caller=caller_key)
+    key = key if parent is None else RunKey(rerun=parent)
     token = run_token(tenant, spec.id, version, given.digest, key)
     return Submission(
         tenant=tenant,
@@ -75,6 +81,7 @@ def submission(
         caller_key=caller_key,
         note=None if note is None else Payload(sha256_hex(note.encode()), note.encode()),
         priority=priority,
+        parent=None if parent is None else parent[0],
     )
 
 

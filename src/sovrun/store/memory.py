@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from sovrun.core.actions import Action, TakeUp, perform, time_is_over
 from sovrun.core.canonical import decode
@@ -251,7 +252,7 @@ class MemoryStore(MemoryReads):
             lane = self._lanes.named(g.tenant, g.dag)
             if lane is None:
                 raise NotFound(f"tenant {g.tenant} has no DAG {g.dag}")
-            lane.limits = g.limits
+            lane.limits = replace(g.limits, weight=1)  # tenants take turns, DAGs do not
         self._acts.append((self._clock.now_us(), g))
         self._admit_waiting()
         self._serve()

@@ -257,7 +257,7 @@ class Owner:
             for (key,) in self._connection.execute(rows.DELETE_LINGERING_OF, (worker,)).fetchall():
                 self._queue.held(self._queue.lanes[key], -1)
         taken = 0
-        for key, position in held:
+        for key, position in sorted(held):
             write = self._runs.write(batch, key)
             step = self._runs.step(write, position)
             if (

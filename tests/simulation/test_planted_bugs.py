@@ -15,6 +15,8 @@ import pytest
 import sovrun.core.run
 import sovrun.core.step
 import sovrun.store.memory
+from sovrun.core.actions import Decide, perform
+from sovrun.core.errors import LeaseLost
 from sovrun.core.events import StepLeaseExpired
 from sovrun.core.identity import Outcome, outcome_of
 from sovrun.core.lifecycle import Cause, Reason, State, Tally, decide_received
@@ -40,8 +42,13 @@ def fence_is_not_raised(patch: pytest.MonkeyPatch) -> None:
 
 
 def late_report_is_accepted(patch: pytest.MonkeyPatch) -> None:
-    """Nobody looks at the fence of a report."""
-    patch.setattr(sovrun.core.step, "_require_fence", lambda *_: None)
+    """Whoever reports on a step that executes is believed, whatever the fence."""
+
+    def trusting(step: Any, fence: int) -> None:
+        if step.state is not State.EXECUTING:
+            raise LeaseLost(f"lease {fence} ended; the step is {step.state}")
+
+    patch.setattr(sovrun.core.step, "_require_fence", trusting)
 
 
 def retry_ignores_its_time(patch: pytest.MonkeyPatch) -> None:
@@ -202,6 +209,22 @@ def started_run_stays_queued(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "_take", careless)
 
 
+def approval_of_something_else_counts(patch: pytest.MonkeyPatch) -> None:
+    """An approval is taken for what is shown now, whatever it names."""
+
+    def obliging(write: Write, action: Any, steps: Any) -> bool:
+        if isinstance(action, Decide):
+            action = replace(action, shown=steps.step(action.position).shown)
+        return perform(write, action, steps)
+
+    patch.setattr(sovrun.store.memory, "perform", obliging)
+
+
+def wait_never_expires(patch: pytest.MonkeyPatch) -> None:
+    """Nobody remembers when a wait, a step or a run is out of time."""
+    patch.setattr(sovrun.store.memory, "time_is_over", lambda *_: None)
+
+
 PLANTED: dict[Plant, set[str]] = {
     fence_is_not_raised: {"fencing"},
     late_report_is_accepted: {"fencing", "leases"},
@@ -221,6 +244,8 @@ PLANTED: dict[Plant, set[str]] = {
     time_runs_backwards: {"times"},
     join_any_waits_for_all: {"decisions"},
     started_run_stays_queued: {"run state"},
+    approval_of_something_else_counts: {"waits"},
+    wait_never_expires: {"deadlines", "progress"},
 }
 
 

@@ -17,8 +17,10 @@ from sovrun.simulation.histories import History, Violation
 from sovrun.simulation.world import Seen, Settings, World
 
 _HOUR_US: Final = 3_600_000_000
-_SHRINK_SEEDS: Final = 30
+_SHRINK_SEEDS: Final = 20
 """How many seeds near the failing one a smaller world is tried with: smaller settings make other worlds."""
+_SHRINK_WORLDS: Final = {"memory": 1_500, "sqlite": 120}
+"""How many worlds the search may try in all."""
 _RUNS_FOR_VACUITY: Final = 1_200
 """Runs from which on every kind of fault and every end has to have come up."""
 
@@ -163,8 +165,9 @@ async def _campaign(
     return report
 
 
-def _finding(seed: int, settings: Settings, seen: Seen) -> Finding:
-    violation = seen.violations[0]
+def _finding(seed: int, settings: Settings, seen: Seen, rule: str | None = None) -> Finding:
+    """Return the first violation of a world, or the first of one rule."""
+    violation = next(one for one in seen.violations if rule in (None, one.rule))
     histories = (history for history in seen.histories if history.entries[0].run == violation.run)
     return Finding(seed, settings, violation, next(histories, None))
 
@@ -172,22 +175,29 @@ def _finding(seed: int, settings: Settings, seen: Seen) -> Finding:
 async def _shortest(finding: Finding) -> Finding:
     """Return the same rule broken in the smallest world found: fewer runs, steps, workers and kinds of fault."""
     smaller = True
+    budget = _SHRINK_WORLDS[finding.settings.store]
     while smaller:
         smaller = False
         for settings in _reduced(finding.settings):
-            found = await _again(finding, settings)
+            if budget <= 0:
+                return finding
+            found, tried = await _again(finding, settings)
+            budget -= tried
             if found is not None:
                 finding, smaller = found, True
                 break
     return finding
 
 
-async def _again(finding: Finding, settings: Settings) -> Finding | None:
-    for seed in range(finding.seed, finding.seed + _SHRINK_SEEDS):
+async def _again(finding: Finding, settings: Settings) -> tuple[Finding | None, int]:
+    """Return the finding in a world of other settings, None when it is in none of them, and how many were tried."""
+    rule = finding.violation.rule
+    for tried in range(1, _SHRINK_SEEDS + 1):
+        seed = finding.seed + tried - 1
         seen = await World(seed, settings).run()
-        if any(violation.rule == finding.violation.rule for violation in seen.violations):
-            return _finding(seed, settings, seen)
-    return None
+        if any(violation.rule == rule for violation in seen.violations):
+            return _finding(seed, settings, seen, rule), tried
+    return None, _SHRINK_SEEDS
 
 
 def _reduced(settings: Settings) -> Iterator[Settings]:

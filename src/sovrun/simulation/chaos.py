@@ -43,7 +43,7 @@ class Chaos:
         )
         for fault, probability, blow in blows:
             if world.chance.happens(fault, probability):
-                world.schedule.after(world.rng.randint(SECOND_US, 90 * SECOND_US), blow)
+                world.schedule.after(world.rng.randint(SECOND_US, 90 * SECOND_US), blow, alone=True)
 
     async def _keep(self) -> None:
         """Take back the leases of workers that are silent."""

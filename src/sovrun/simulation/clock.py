@@ -45,22 +45,22 @@ class Schedule:
 
     def __init__(self, clock: SimulatedClock) -> None:
         self._clock = clock
-        self._planned: list[tuple[int, int, Happening]] = []
+        self._planned: list[tuple[int, int, Happening, bool]] = []
         self._number = 0
 
-    def after(self, delay_us: int, happening: Happening) -> None:
-        """Plan something."""
+    def after(self, delay_us: int, happening: Happening, *, alone: bool = False) -> None:
+        """Plan something; what happens `alone` cannot fall together with anything else."""
         self._number += 1
-        heapq.heappush(self._planned, (self._clock.elapsed_us() + delay_us, self._number, happening))
+        heapq.heappush(self._planned, (self._clock.elapsed_us() + delay_us, self._number, happening, alone))
 
     def next(self) -> Happening | None:
         """Let time pass up to the next happening and return it; None when nothing is planned."""
         if not self._planned:
             return None
-        at_us, _, happening = heapq.heappop(self._planned)
+        at_us, _, happening, _ = heapq.heappop(self._planned)
         self._clock.advance_to(at_us)
         return happening
 
-    def clear(self) -> None:
-        """Forget what is planned."""
-        self._planned.clear()
+    def next_is_alone(self) -> bool:
+        """Return whether what is next cannot fall together with anything else."""
+        return not self._planned or self._planned[0][3]

@@ -222,15 +222,20 @@ class World:
     async def _trouble(self) -> None:
         """Let things happen until all is done or the time of trouble is over."""
         for turn in range(1, TURNS_MAX):
+            shared = self.settings.store == "sqlite" and not self.schedule.next_is_alone()
             happening = self.schedule.next()
-            if happening is None or self.clock.elapsed_us() > TROUBLE_US:
+            if happening is None:
                 return
-            if self.settings.store == "sqlite" and self.rng.random() < 0.3:
+            if shared and not self.schedule.next_is_alone() and self.rng.random() < 0.3:
                 await self._together(happening)
             else:
                 await happening()
-            if turn % 16 == 0 and not self.callers.open and not await self.backend.store.unfinished():
+            if self.clock.elapsed_us() > TROUBLE_US or (turn % 16 == 0 and await self._is_over()):
                 return
+
+    async def _is_over(self) -> bool:
+        """Return whether everyone has an answer and every run has ended."""
+        return not self.callers.open and not await self.backend.store.unfinished()
 
     async def _together(self, first: Happening) -> None:
         """Let two things happen at one moment, so that one commit answers both."""
@@ -252,11 +257,11 @@ class World:
         self._start(self.fresh_name())
         for turn in range(CALM_TURNS_MAX):
             happening = self.schedule.next()
-            if happening is None or (
-                turn % 8 == 0 and not self.callers.open and not await store.unfinished()
-            ):
+            if happening is None:
                 break
             await happening()
+            if turn % 8 == 0 and await self._is_over():
+                break
         self.kill_workers()
         await self.link.deliver()
         await store.take_back(0)

@@ -114,9 +114,9 @@ class RemoteStore:
         """See `Store.renew`."""
         return cast("list[Revoked]", await self._call("renew", worker=worker))
 
-    async def take_back(self, silent_us: int) -> int:
+    async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
         """Do nothing: the owner looks after its workers."""
-        del silent_us
+        del silent_us, dead
         return 0
 
     async def govern(self, governance: Governance) -> None:

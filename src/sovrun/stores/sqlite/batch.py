@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sovrun.core.ids import Digest, Tenant
+from sovrun.core.ids import Digest, RunId, Tenant
 from sovrun.core.lifecycle import TERMINAL
 from sovrun.core.run import Run, Write
 from sovrun.core.step import QUEUED
@@ -17,11 +17,13 @@ from sovrun.stores.sqlite import rows
 
 @dataclass(slots=True)
 class Batch:
-    """What one transaction has gathered so far; `new` holds, by run key, the columns of a run that never change."""
+    """What one transaction has gathered so far; `new` holds, by run key, the columns of a run that never change, `names` whose
+    they are."""
 
     now_us: int
     writes: dict[int, Write] = field(default_factory=dict)
     new: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    names: set[tuple[Tenant, RunId]] = field(default_factory=set)
     payloads: list[tuple[Tenant, Digest, bytes]] = field(default_factory=list)
     caller_keys: list[tuple[Any, ...]] = field(default_factory=list)
     heads: dict[int, Run] = field(default_factory=dict)

@@ -89,6 +89,7 @@ class Intake:
             ),
             *(note, s.parent, s.from_step, write.now_us),
         )
+        batch.names.add((s.tenant, s.id))
         if s.caller_key is not None:
             batch.caller_keys.append((s.tenant, s.dag, s.caller_key, s.request, s.id))
         batch.keep(s.tenant, (s.inputs,) if s.note is None else (s.inputs, s.note))
@@ -103,9 +104,8 @@ class Intake:
             found = found or next((row[3:] for row in batch.caller_keys if row[:3] == name), None)
             if found is not None:
                 return same_request(s, found[0], found[1])
-        known = self._connection.execute(rows.SELECT_RUN_KEY, (s.tenant, s.id)).fetchone() or any(
-            write.run.id == s.id and write.run.tenant == s.tenant for write in batch.writes.values()
-        )
+        run = (s.tenant, s.id)
+        known = run in batch.names or self._connection.execute(rows.SELECT_RUN_KEY, run).fetchone()
         return Submitted(s.id, created=False) if known else None
 
     def govern(self, batch: Batch, governance: Governance) -> bool:

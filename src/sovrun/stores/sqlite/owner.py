@@ -102,9 +102,7 @@ class Owner:
         """How many steps wait for the engine itself."""
         self.ended: list[RunId] = []
         """The runs that the last call of `commit` brought to their end, also one that failed after that."""
-        self.late_reports = int(
-            (connection.execute(rows.SELECT_SETTING, ("late_reports",)).fetchone() or ("0",))[0]
-        )
+        self.late_reports = 0
         self._look_again()
 
     def _look_again(self) -> None:
@@ -113,6 +111,8 @@ class Owner:
         self._queue.load()
         self._intake.last_key = rows.one(self._connection, rows.SELECT_LAST_KEY)
         self.pending = rows.one(self._connection, rows.COUNT_PENDING)
+        late = self._connection.execute(rows.SELECT_SETTING, ("late_reports",)).fetchone()
+        self.late_reports = 0 if late is None else int(late[0])
         self._find_next_due(-1)
         self._stale = False
 

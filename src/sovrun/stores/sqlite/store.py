@@ -108,11 +108,13 @@ class SqliteStore(SqliteReader):
         """See `Store.recover`."""
         return cast("int", await self._ask(TakeBack(None)))
 
-    async def take_back(self, silent_us: int) -> int:
+    async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
         """See `Store.take_back`."""
         now_us = self._clock.elapsed_us()
         silent = [
-            w for w in self._owner.holders() if now_us - self._heard.get(w, self._opened_us) >= silent_us
+            w
+            for w in self._owner.holders()
+            if w in dead or now_us - self._heard.get(w, self._opened_us) >= silent_us
         ]
         for worker in silent:
             self._heard.pop(worker, None)

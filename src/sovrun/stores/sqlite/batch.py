@@ -17,8 +17,11 @@ from sovrun.stores.sqlite import rows
 
 @dataclass(slots=True)
 class Batch:
-    """What one transaction has gathered so far; `new` holds, by run key, the columns of a run that never change, `names` whose
-    they are."""
+    """What one transaction has gathered so far.
+
+    Attributes:
+        new: by run key, the columns of a new run that never change; names: of the new runs.
+    """
 
     now_us: int
     writes: dict[int, Write] = field(default_factory=dict)

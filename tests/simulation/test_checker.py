@@ -269,6 +269,17 @@ BAD: Mapping[str, tuple[str, DagSpec, Sequence[Row]]] = {
         "deadlines", APPROVAL,
         [*APPROVED[:7], (400, "engine", "step.failed", "a", {"cause": "circumstance", "errorHash": None, "reason": "rejected"})],
     ),
+    "a wait that nobody ends": (
+        "deadlines", dag(APPROVAL.steps[0], step("b")),
+        [
+            received(), queued(0, "a", "b"), run_is(0, "queued"), *APPROVED[3:5], run_is(1, "executing"),
+            started(2, "b"), completed(3_000_000, "b"), run_is(3_000_000, "awaiting_user_confirmation"),
+        ],
+    ),
+    "a run that goes on after its time": ("deadlines", replace(CHAIN, timeout_us=1), [*GOOD[:7], started(2_000_000, "b")]),
+    "a step that goes on after its time": (
+        "deadlines", dag(step("a"), step("b", "a", timeout_us=1)), [*GOOD[:7], started(2_000_000, "b")],
+    ),
     "a worker that takes a wait": ("leases", APPROVAL, put(APPROVED, 4, started(1, "a"))),
 }  # fmt: skip
 

@@ -89,7 +89,7 @@ class Callers:
         except IllegalTransition:
             self._rerun_later(request, run)  # it has not ended
             return
-        world.attended = True
+        world.outsiders.begin()
         self.submitted[answer.run] = request
 
     async def _conflict(self, request: RunRequest, run: RunId) -> None:

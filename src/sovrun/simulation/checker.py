@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 from sovrun.simulation.hashes import chain, outcome_hash, outputs_hash
 from sovrun.simulation.histories import Entry, History, Violation
 from sovrun.simulation.order import check_order
 from sovrun.simulation.steps import ENDED, LEGAL, Broken, StepView, Surroundings, broken, move
+
+TIMER_SLACK_US: Final = 1_000_000
+"""How far past a deadline a run may be seen to go on; the clock is read more than once in a verb."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +242,24 @@ class _Fold:
                 broken("decisions", f"{step.spec.id} is {step.state} in a run that is being stopped")
             elif step.state == "received" and not untouched and self._over(step.needs):
                 broken("decisions", f"{step.spec.id} is not decided, and all its needs are over")
+
+        if around.steady and self._state not in ENDED:
+            self._require_prompt()
+
+    def _require_prompt(self) -> None:
+        """Whatever happens in a run, first everything ends whose time is over."""
+        late_us = self._time_us - TIMER_SLACK_US
+        due_us = self._around.run_deadline_us
+        if due_us is not None and due_us < late_us:
+            broken("deadlines", f"the run goes on {self._time_us - due_us} us after its time was over")
+        for step in self._steps:
+            if step.state == "received" or step.state in ENDED:
+                continue
+            allowed_us = step.spec.timeout_us
+            if step.reason in ("tool", "confirmation") and (step.until_us or late_us) < late_us:
+                broken("deadlines", f"{step.spec.id} still waits at {self._time_us}, until {step.until_us}")
+            if allowed_us is not None and step.queued_us + allowed_us < late_us:
+                broken("deadlines", f"{step.spec.id} goes on after its time was over")
 
     def _over(self, positions: Sequence[int]) -> bool:
         return all(self._steps[position].state in ENDED for position in positions)

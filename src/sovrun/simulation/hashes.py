@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -26,8 +27,13 @@ def digest(value: Mapping[str, Any]) -> str:
 
 def time_of(instant_us: int) -> str:
     """Return an instant as it is recorded."""
-    moment = _EPOCH + timedelta(microseconds=instant_us)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + "Z"
+    seconds, rest_us = divmod(instant_us, 1_000_000)
+    return f"{_second(seconds)}.{rest_us:06}Z"
+
+
+@lru_cache(maxsize=4_096)
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def chain(token: str, entries: Iterable[Entry]) -> str:

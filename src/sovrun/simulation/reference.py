@@ -11,7 +11,6 @@ from sovrun.core.ids import Digest, RunId, WorkerId
 from sovrun.core.lifecycle import TERMINAL
 from sovrun.engine.attempt import Attempts
 from sovrun.engine.clerk import Clerk
-from sovrun.engine.desk import Desk
 from sovrun.engine.handler import RunRequest, registration_of, submission_of
 from sovrun.simulation.clock import SECOND_US, SimulatedClock
 from sovrun.simulation.dags import NoFiles, SimulatedExecutor
@@ -54,8 +53,9 @@ class Reference:
     async def _outside(self, request: RunRequest) -> None:
         """Take up what no worker runs, and give the answers that are waited for."""
         await self._clerk.work_off(await self._store.pending(64))
-        for view in await Desk(self._store, NoFiles()).waiting(request.dag.tenant):
-            await speak(self._store, view, reply_of(view, request.dag.spec.steps[view.wait.position]))
+        for wait in await self._store.waiting(request.dag.tenant):
+            step = request.dag.spec.steps[wait.position]
+            await speak(self._store, wait, step, reply_of(wait, step))
 
     async def _drain(self, request: RunRequest, run: RunId) -> Faultless:
         idle = 0

@@ -85,7 +85,7 @@ class World:
     """Builds a world, lets it happen, and holds its histories against the rules.
 
     Attributes:
-        known: the DAG versions of this world; attended: some steps are the clerk's and the outside's business.
+        known: the DAG versions of this world.
     """
 
     def __init__(self, seed: int, settings: Settings) -> None:
@@ -106,7 +106,6 @@ class World:
         self.clerk = Clerk(self.backend.store, NoFiles(), self._executor.environment)
         self.outsiders = Outsiders(self)
         self.known: list[KnownDag] = []
-        self.attended = False
         self._workers: list[SimulatedWorker] = []
         self._names = 0
         self._acknowledged: list[Acknowledged] = []
@@ -184,7 +183,6 @@ class World:
                 self.callers.plan(request)
             self.hire()
             Chaos(self).begin()
-            self.outsiders.begin()
             broken = await self._happens()
             seen = await self._judge(Reference())
             return seen if broken is None else replace(seen, violations=[broken, *seen.violations])
@@ -210,7 +208,8 @@ class World:
                 dag = known_dag(tenant, spec, CODE)
                 await self.backend.store.register(registration_of(dag, CALLER))
                 self.known.append(dag)
-                self.attended |= any(step.kind not in WORKER_KINDS for step in spec.steps)
+                if any(step.kind not in WORKER_KINDS for step in spec.steps):
+                    self.outsiders.begin()
         return [self._request(rng.choice(self.known), number) for number in range(settings.runs)]
 
     def _request(self, dag: KnownDag, number: int) -> RunRequest:

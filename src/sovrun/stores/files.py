@@ -36,8 +36,10 @@ FILE_BYTES_MAX: Final = 1 << 40
 class FileStore:
     """Implements `ports.Files` in one directory."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, code_files_max: int = CODE_FILES_MAX) -> None:
+        """Args: code_files_max: files that the code of one DAG may have."""
         self._root = root
+        self._code_files_max = code_files_max
         self._checked_code: set[Digest] = set()
 
     @property
@@ -149,7 +151,7 @@ class FileStore:
             staged.mkdir()
             for path, executable, member, _ in decode(manifest.read_bytes())["files"]:
                 place = staged / path
-                place.parent.mkdir(parents=True, exist_ok=True)
+                _make_readable(place.parent, staged)
                 shutil.copyfile(self._blob(tenant, member), place)
                 place.chmod(0o555 if executable else 0o444)
             self._make(target.parent)
@@ -161,7 +163,7 @@ class FileStore:
     def take_code(self, root: Path, include: tuple[str, ...] | None, document: Path | None) -> Code:
         """See `Files.take_code`."""
         try:
-            listing, digests = _code_files(root, include, document)
+            listing, digests = _code_files(root, include, document, self._code_files_max)
         except (OSError, UnusableTree) as error:
             raise CodeUnavailable(
                 f"the code below {root}: {error}",
@@ -200,7 +202,7 @@ class FileStore:
             staged.mkdir()
             for entry, digest in zip(listing, digests, strict=True):
                 place = staged / entry.path
-                place.parent.mkdir(parents=True, exist_ok=True)
+                _make_readable(place.parent, staged)
                 shutil.copyfile(root / entry.path, place)
                 place.chmod(0o555 if entry.executable else 0o444)
                 with place.open("rb") as copy:
@@ -247,11 +249,9 @@ class FileStore:
 
 
 def _code_files(
-    root: Path, include: tuple[str, ...] | None, document: Path | None
+    root: Path, include: tuple[str, ...] | None, document: Path | None, files_max: int
 ) -> tuple[list[Entry], list[Digest]]:
-    found = (
-        listings.entries(root, files_max=CODE_FILES_MAX, bytes_max=CODE_BYTES_MAX) if include != () else []
-    )
+    found = listings.entries(root, files_max=files_max, bytes_max=CODE_BYTES_MAX) if include != () else []
     if include is not None:
         for wanted in include:
             if not (root / wanted).exists():
@@ -308,6 +308,14 @@ def _unchanged(digest: Digest, record: dict[str, object]) -> Path:
             hint="submit the run again to take the directory in as it is now",
         )
     return source
+
+
+def _make_readable(directory: Path, root: Path) -> None:
+    """Make a directory below `root` that a step's own user can read, whatever this process's umask."""
+    for path in [*reversed(directory.relative_to(root).parents), directory.relative_to(root)]:
+        place = root / path
+        place.mkdir(exist_ok=True)
+        place.chmod(0o755)
 
 
 def _sync(path: Path) -> None:

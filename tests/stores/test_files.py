@@ -198,9 +198,7 @@ def test_kept_code_can_be_read_by_a_steps_own_user(kept: FileStore, tree: Path, 
         assert not path.is_dir() or path.stat().st_mode & 0o001, path
 
 
-def test_links_and_too_many_files_are_no_code(
-    kept: FileStore, tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_links_and_too_many_files_are_no_code(kept: FileStore, tree: Path, tmp_path: Path) -> None:
     (tree / "link").symlink_to("b.txt")
     with pytest.raises(CodeUnavailable, match="link"):
         kept.take_code(tree, None, None)

@@ -46,6 +46,7 @@ class WaitView:
     Args:
         whom: what it waits for, for a person: the tool's name, or who may decide.
         shown: what is asked, decoded; None also when the payload is no longer kept.
+        role: of a confirmation, the role whose holders may decide.
     """
 
     wait: Wait
@@ -53,6 +54,7 @@ class WaitView:
     kind: Kind
     whom: str
     shown: Any
+    role: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,9 @@ class Lookout:
         for wait in await self._reads.waiting(tenant):
             step = (await self._plan(tenant, wait.version)).steps[wait.position]
             body = await self._shown(tenant, wait.shown)
-            views.append(
-                WaitView(wait, step.id, step.kind, _whom(step), None if body is None else decode(body))
-            )
+            shown = None if body is None else decode(body)
+            role = step.entry.role if isinstance(step.entry, Confirmation) else None
+            views.append(WaitView(wait, step.id, step.kind, _whom(step), shown, role))
         return views
 
     async def asked(self, tenant: Tenant, run: RunId, step: StepId) -> Asked:

@@ -103,7 +103,7 @@ class Engine:
         return record
 
     async def wait_idle(self, tenant: Tenant, run: RunId) -> RunRecord:
-        """Return a run once it is terminal, or waits for nothing but tools and people. Raises: as `wait`."""
+        """Return a run once it is terminal, or waits for nothing but tools, people and operators. Raises: as `wait`."""
         ended = asyncio.create_task(self.wait(tenant, run))
         try:
             while True:
@@ -120,10 +120,17 @@ class Engine:
         head = record.head
         if head.state is State.RECEIVED:
             return head.reason is not None  # for a quota or an unpause
+        if head.counts.executing == 0 and await self._is_paused(record):
+            return True
         if head.state not in (State.AWAITING_TOOL, State.AWAITING_USER_CONFIRMATION):
             return False
         waits = [wait for wait in await self._store.waiting(head.tenant) if wait.run == head.id]
         return len(waits) == head.counts.awaiting_tool + head.counts.awaiting_user
+
+    async def _is_paused(self, record: RunRecord) -> bool:
+        tenant = record.head.tenant
+        limits = (await self._store.tenant_limits(tenant), await self.desk.limits(tenant, record.dag))
+        return any(limit.paused for limit in limits)
 
     def _run_ended(self, run: RunId) -> None:
         for ended in self._waiting.pop(run, ()):

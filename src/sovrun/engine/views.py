@@ -1,6 +1,6 @@
 """Runs and steps as the objects that programs see, the same at every face.
 
-Owns: the published members of a run and of a step.
+Owns: the published members of a run, of a step, of a wait, of a queue and of what an operator allows.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from typing import Any
 
 from sovrun.core.canonical import decode
 from sovrun.core.ids import Tenant
+from sovrun.core.lanes import Limits
+from sovrun.core.lifecycle import State
 from sovrun.core.plan import Plan, plan_of
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.core.step import Step
 from sovrun.core.times import time_text
+from sovrun.engine.desk import WaitView
 from sovrun.engine.history import chain_head, replay_token_of
-from sovrun.store.protocol import Reads, RunRecord
+from sovrun.store.protocol import Depth, Reads, RunRecord
 
 
 async def plan_of_run(store: Reads, record: RunRecord) -> Plan:
@@ -35,7 +38,7 @@ async def run_json(store: Reads, record: RunRecord) -> dict[str, Any]:
         "replayToken": await replay_token_of(store, record),
         "note": None if note is None else note.decode(errors="replace"),
         "steps": [
-            await _step_json(store, head.tenant, spec.id, step)
+            await _step_json(store, record, spec.id, step)
             for spec, step in zip(plan.steps, steps, strict=True)
         ],
     }
@@ -57,15 +60,66 @@ def run_line(record: RunRecord) -> dict[str, Any]:
         "outputsHash": head.outputs,
         "inputsHash": head.inputs,
         "actor": record.actor,
+        "parent": head.parent,
+        "fromStep": record.from_step,
         "isolation": record.isolation,
         "priority": head.priority,
         "createdAt": time_text(record.created_us),
-        "startedAt": None if record.started_us is None else time_text(record.started_us),
-        "endedAt": None if record.ended_us is None else time_text(record.ended_us),
+        "startedAt": _time(record.started_us),
+        "endedAt": _time(record.ended_us),
     }
 
 
-async def _step_json(store: Reads, tenant: Tenant, step_id: str, step: Step) -> dict[str, Any]:
+def is_reused(step: Step) -> bool:
+    """Return whether a step has its output from the run of which its own is a re-run: nobody worked, nobody answered."""
+    return step.state is State.COMPLETED and step.attempts == 0 and step.answer is None
+
+
+def wait_json(view: WaitView) -> dict[str, Any]:
+    """Return a wait as the object that programs see."""
+    wait = view.wait
+    return {
+        "runId": wait.run,
+        "dagId": wait.dag,
+        "stepId": view.step,
+        "kind": str(view.kind),
+        "state": str(wait.state),
+        "whom": view.whom,
+        "since": time_text(wait.since_us),
+        "until": _time(wait.until_us),
+        "shownHash": wait.shown,
+        "shown": view.shown,
+    }
+
+
+def queue_json(depth: Depth) -> dict[str, Any]:
+    """Return the queue of a DAG as the object that programs see."""
+    return {
+        "dagId": depth.dag,
+        "queued": depth.queued,
+        "executing": depth.executing,
+        "oldest": _time(depth.oldest_us),
+        "paused": depth.limits.paused,
+        "runsMax": depth.limits.runs_max,
+        "stepsMax": depth.limits.steps_max,
+    }
+
+
+def limits_json(limits: Limits) -> dict[str, Any]:
+    """Return what an operator allows a tenant as the object that programs see."""
+    return {
+        "paused": limits.paused,
+        "runsMax": limits.runs_max,
+        "stepsMax": limits.steps_max,
+        "weight": limits.weight,
+    }
+
+
+def _time(instant_us: int | None) -> str | None:
+    return None if instant_us is None else time_text(instant_us)
+
+
+async def _step_json(store: Reads, record: RunRecord, step_id: str, step: Step) -> dict[str, Any]:
     return {
         "id": step_id,
         "state": str(step.state),
@@ -76,9 +130,11 @@ async def _step_json(store: Reads, tenant: Tenant, step_id: str, step: Step) -> 
         "attempts": step.attempts,
         "failures": step.failures,
         "failure": step.failure,
-        "until": None if step.until_us is None else time_text(step.until_us),
+        "until": _time(step.until_us),
+        "shownHash": step.shown,
+        "reusedFrom": record.head.parent if is_reused(step) else None,
         "environment": step.environment,
-        "error": await step_error(store, tenant, step),
+        "error": await step_error(store, record.head.tenant, step),
     }
 
 

@@ -15,10 +15,9 @@ from sovrun.core.identity import RunKey
 from sovrun.core.ids import Digest, RunId, StepId, Tenant, digest, idempotency_key, run_id
 from sovrun.core.lifecycle import State
 from sovrun.core.spec.normal import spec_from_normal
-from sovrun.core.times import time_text
 from sovrun.engine.desk import Desk
 from sovrun.engine.handler import RunRequest, known_dag, submission_of
-from sovrun.engine.views import run_json, run_line
+from sovrun.engine.views import limits_json, queue_json, run_json, run_line, wait_json
 from sovrun.ports import Files, Identity
 from sovrun.service.callers import actor_of, tenant_of
 from sovrun.store.codec import shown
@@ -148,37 +147,16 @@ def _add_lists(router: APIRouter, store: Store, desk: Desk) -> None:
     @router.get("/waits")
     async def waits(request: Request) -> dict[str, Any]:
         """List what waits for whom, since when, until when."""
-        return {
-            "waits": [
-                {
-                    "runId": view.wait.run,
-                    "dagId": view.wait.dag,
-                    "stepId": view.step,
-                    "kind": str(view.kind),
-                    "whom": view.whom,
-                    "since": time_text(view.wait.since_us),
-                    "until": None if view.wait.until_us is None else time_text(view.wait.until_us),
-                    "shownHash": view.wait.shown,
-                    "shown": view.shown,
-                }
-                for view in await desk.waiting(tenant_of(request))
-            ]
-        }
+        return {"waits": [wait_json(view) for view in await desk.waiting(tenant_of(request))]}
 
     @router.get("/queue")
     async def queue(request: Request) -> dict[str, Any]:
         """Show the tenant's queues."""
+        tenant = tenant_of(request)
         return {
-            "queues": [
-                {
-                    "dagId": depth.dag,
-                    "queued": depth.queued,
-                    "executing": depth.executing,
-                    "paused": depth.limits.paused,
-                    "oldest": None if depth.oldest_us is None else time_text(depth.oldest_us),
-                }
-                for depth in await store.depths(tenant_of(request))
-            ]
+            "tenant": tenant,
+            "limits": limits_json(await desk.limits(tenant, None)),
+            "queues": [queue_json(depth) for depth in await store.depths(tenant)],
         }
 
 

@@ -6,13 +6,11 @@ import asyncio
 import ctypes
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,7 +24,7 @@ from support import dags
 from support.clock import SetClock
 from support.folding import require_told_by_history
 from support.requests import TENANT, WORKER, done, drained, registration, submission
-from support.stores import fresh_file
+from support.stores import fresh_file, limited_files
 
 SPEC = dags.shaped(dags.CROSSED, retry=Retry(max_attempts=50, max_failures=50, base_us=0, cap_us=0))
 
@@ -110,19 +108,6 @@ async def test_what_was_acknowledged_survives_the_killed_owner(tmp_path: Path) -
 
 
 # --- full disks ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def limited_files(limit: int) -> Iterator[None]:
-    """Let no file of this process grow beyond `limit` bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 async def told_by(store: Store) -> list[object]:

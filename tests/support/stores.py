@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import cache
@@ -58,3 +60,16 @@ def _empty_store() -> bytes:
         opened._lock.release()
         assert not path.with_name("store.db-wal").exists(), "the last to close writes all into the file"
         return path.read_bytes()
+
+
+@contextmanager
+def limited_files(limit: int) -> Iterator[None]:
+    """Let no file of this process grow beyond `limit` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)

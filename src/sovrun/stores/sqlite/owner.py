@@ -147,6 +147,7 @@ class Owner:
 
     def _transaction(self, requests: Sequence[Request], now_us: int) -> list[Answer]:
         connection = self._connection
+        turn = self._queue.turn
         connection.execute(rows.BEGIN)
         try:
             batch = Batch(now_us)
@@ -161,6 +162,7 @@ class Owner:
             connection.execute("COMMIT")
         except BaseException:
             self._stale = True
+            self._queue.turn = turn
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise

@@ -45,11 +45,14 @@ class Queue:
         self._connection = connection
         self.lanes = Lanes()
         self._changed: set[int] = set()
-        self._turn = Turn()
+        saved = connection.execute(rows.SELECT_SETTING, (_TURN,)).fetchone()
+        tenant, used = json.loads(saved[0]) if saved else ("", 0)
+        self.turn = Turn(Tenant(tenant), used)
+        """Whose turn it is; written only where it matters to another tenant, so the file may be behind."""
         self._fresh: dict[int, list[Place]] = {}
 
     def load(self) -> None:
-        """Read again what is remembered."""
+        """Read again what is remembered, but for the turn."""
         self.lanes = Lanes()
         for tenant, *limits, weight in self._connection.execute(rows.SELECT_TENANTS):
             self.lanes.tenant(Tenant(tenant)).limits = rows.limits_of(tuple(limits), weight)
@@ -57,9 +60,6 @@ class Queue:
             self.lanes.add(
                 Lane(key, Tenant(tenant), DagId(dag), rows.limits_of((paused, runs, steps)), *counts)
             )
-        saved = self._connection.execute(rows.SELECT_SETTING, (_TURN,)).fetchone()
-        tenant, used = json.loads(saved[0]) if saved else ("", 0)
-        self._turn = Turn(Tenant(tenant), used)
         self._changed.clear()
         self._fresh.clear()
 
@@ -107,11 +107,11 @@ class Queue:
                 queues[tenant] = head
         if not queues:
             return []
-        taken, turn = in_turn(queues, slots, self._turn, self.lanes.weights())
-        if len(queues) > 1 or self._turn.tenant not in ("", turn.tenant):
+        taken, turn = in_turn(queues, slots, self.turn, self.lanes.weights())
+        if len(queues) > 1 or self.turn.tenant not in ("", turn.tenant):
             saved = json.dumps([turn.tenant, turn.used])
             self._connection.execute(rows.UPSERT_SETTING, (_TURN, saved))
-        self._turn = turn
+        self.turn = turn
         return self._taken([(lane, place) for _, (place, lane) in taken], found)
 
     def _head(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from sovrun.core.canonical import digest_of, sha256_hex
 from sovrun.core.ids import DagId, StepId
 from sovrun.core.spec.model import Confirmation, DagSpec, Kind, Retry, StepSpec, ToolWait
 from sovrun.core.times import time_text
+from sovrun.simulation import checker
 from sovrun.simulation.checker import Acknowledged, check, check_run
 from sovrun.simulation.hashes import chain
 from sovrun.simulation.histories import Entry, History, entry_of_line, histories_of
@@ -410,3 +413,21 @@ def test_exported_lines_are_read_as_the_events_they_are() -> None:
     specs = {HASH["version"]: CHAIN}
     both = histories_of([*history(CHAIN, GOOD, "1").entries, *history(CHAIN, GOOD).entries], specs)
     assert [(one.entries[0].run[0], len(one.entries)) for one in both] == [("1", 18), ("0", 18)]
+
+
+def test_the_checker_reads_none_of_the_code_that_is_to_keep_the_rules() -> None:
+    own = {"checker", "steps", "order", "hashes", "histories"}
+    allowed = {"sovrun.core.events", "sovrun.core.spec.model"} | {f"sovrun.simulation.{name}" for name in own}
+    folder = Path(checker.__file__).parent
+    for name in own:
+        tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {module for module in imported if module and module.startswith("sovrun")} <= allowed, name
+    events = ast.parse((folder / "histories.py").read_text(encoding="utf-8"))
+    taken = [
+        alias.name
+        for node in ast.walk(events)
+        if isinstance(node, ast.ImportFrom) and node.module == "sovrun.core.events"
+        for alias in node.names
+    ]
+    assert taken == ["Event"]

@@ -5,8 +5,10 @@ Owns: `Reference`. It is one worker with one slot on a store of its own.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
+from sovrun.core.errors import IllegalTransition
 from sovrun.core.ids import Digest, RunId, WorkerId
 from sovrun.core.lifecycle import TERMINAL
 from sovrun.engine.attempt import Attempts
@@ -55,7 +57,8 @@ class Reference:
         await self._clerk.work_off(await self._store.pending(64))
         for wait in await self._store.waiting(request.dag.tenant):
             step = request.dag.spec.steps[wait.position]
-            await speak(self._store, wait, step, reply_of(wait, step))
+            with suppress(IllegalTransition):  # an answer before this one has ended the run
+                await speak(self._store, wait, step, reply_of(wait, step))
 
     async def _drain(self, request: RunRequest, run: RunId) -> Faultless:
         idle = 0

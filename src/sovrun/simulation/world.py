@@ -186,6 +186,8 @@ class World:
             broken = await self._happens()
             seen = await self._judge(Reference())
             return seen if broken is None else replace(seen, violations=[broken, *seen.violations])
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it has to come with its seed
+            return Seen(violations=[_unexpected(error)], fired=self.chance.fired)
         finally:
             await self.backend.close()
 
@@ -194,10 +196,8 @@ class World:
         try:
             await self._trouble()
             await self._calm()
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it has to come with its seed and histories
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}:{place.lineno}"
-            return Violation("error", "", 0, f"{type(error).__name__} at {where}: {error}")
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it has to come with its histories
+            return _unexpected(error)
         return None
 
     async def _requests(self) -> list[RunRequest]:
@@ -333,6 +333,12 @@ class World:
                         "promise", end.run, end.sequence, f"its outcome is not {expected}, as without faults"
                     )
                 )
+
+
+def _unexpected(error: Exception) -> Violation:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {error}"
+    return Violation("error", "", 0, text)
 
 
 def _chain_head(token: Digest, events: Sequence[Event]) -> Digest:

@@ -303,3 +303,18 @@ async def test_a_report_on_a_run_that_ended_does_not_end_it_again(store: Store) 
     assert (await commit(store, report)).ended == ()
     assert (await commit(store, done(report.lease, "other"))).ended == ()
     assert await store.events(TENANT, run) == before
+
+
+async def test_a_step_whose_time_is_over_is_not_tried_again_even_when_its_retry_is_due(
+    store: Store, clock: SetClock
+) -> None:
+    spec = dags.dag(dags.step("a", retry=TWICE, timeout_us=5_000), dags.step("b"))
+    run = await submitted(store, spec)
+    first, second = await store.claim(WORKER, 2)
+    await commit(store, broken(first))
+    clock.advance(5_000)
+    assert list(await store.claim(WORKER, 2)) == []
+    assert (await store.steps(TENANT, run))[0].state is State.FAILED
+    assert (await commit(store, done(second), slots=1)).leases == ()
+    await require_told_by_history(store, spec, run, TENANT)
+    assert (await store.run(TENANT, run)).head.state is State.FAILED

@@ -106,6 +106,12 @@ def router_of(store: Store, files: Files, identity: Identity, isolation: str) ->
         await store.run(tenant, found)
         return StreamingResponse(_lines(store, tenant, found, after), media_type="application/x-ndjson")
 
+    _add_actions(router, store, desk)
+    _add_lists(router, store, desk)
+    return router
+
+
+def _add_actions(router: APIRouter, store: Store, desk: Desk) -> None:
     @router.post("/runs/{run}/cancel")
     async def cancel(run: str, body: Cancellation, request: Request) -> dict[str, Any]:
         """End a run now."""
@@ -138,9 +144,6 @@ def router_of(store: Store, files: Files, identity: Identity, isolation: str) ->
             rationale=body.rationale,
         )
         return _acted(acted.changed, acted.state)
-
-    _add_lists(router, store, desk)
-    return router
 
 
 def _add_lists(router: APIRouter, store: Store, desk: Desk) -> None:

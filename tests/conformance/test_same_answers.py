@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sovrun.core.ids import Actor, DagId, RunId, Tenant, WorkerId
 from sovrun.core.lanes import Limits
 from sovrun.core.spec.model import DagSpec, Kind
 from sovrun.store.protocol import Governance, Lease, Pending, Report, Store
+from sovrun.stores.sqlite.store import SqliteStore
 from support import dags
 from support.clock import SetClock
 from support.folding import require_told_by_history
@@ -40,8 +41,9 @@ Answering = Callable[[Store, Ask], Coroutine[Any, Any, object]]
 class Script:
     """A random sequence of verbs, each made from what the reference answered before."""
 
-    def __init__(self, specs: Sequence[DagSpec], seed: int) -> None:
+    def __init__(self, specs: Sequence[DagSpec], seed: int, verbs: Mapping[str, float]) -> None:
         self.specs = specs
+        self.verbs = verbs
         self.chance = random.Random(seed)
         self.leases: list[Lease] = []
         self.sent: list[Report] = []
@@ -55,7 +57,7 @@ class Script:
         chance = self.chance
         if chance.random() < 0.3:
             clock.advance(chance.choice([1, 500, 1_000, 5_000, 2_000_000, 20_000_000]))
-        verb = chance.choices(list(VERBS), list(VERBS.values()))[0]
+        verb = chance.choices(list(self.verbs), list(self.verbs.values()))[0]
         if verb == "submit" and len(self.runs) < 5:
             return self._submit()
         if verb == "commit" and self.leases:
@@ -238,18 +240,38 @@ async def answer_at_last(store: Store, ask: Ask) -> object:
     return answer if answer != (StoreUnavailable, {}) else await answer_of(store, ask)
 
 
+async def restarted(store: Store, clock: SetClock) -> Store:
+    """Return a store's file opened anew, by a process that remembers nothing."""
+    assert isinstance(store, SqliteStore)
+    await store.close()
+    return SqliteStore.open_owner(store._path, clock)
+
+
 async def play(
-    folder: Path, other: str, specs: Sequence[DagSpec], seed: int, length: int, answer: Answering = answer_of
+    folder: Path,
+    other: str,
+    specs: Sequence[DagSpec],
+    seed: int,
+    length: int,
+    answer: Answering = answer_of,
+    *,
+    restarts: float = 0,
 ) -> None:
+    """Ask both; before that share of the requests the other one is opened anew."""
     clock = SetClock()
-    script = Script(specs, seed)
-    async with memory(folder, clock) as reference, BACK_ENDS[other](folder, clock) as store:
+    # Silence counts from when a store was opened, so after a restart the two need not find the same workers silent.
+    verbs = {verb: often for verb, often in VERBS.items() if not (restarts and verb == "take back")}
+    script = Script(specs, seed, verbs)
+    async with memory(folder, clock) as reference, BACK_ENDS[other](folder, clock) as opened:
+        store = opened
         for spec in specs:
             for tenant in TENANTS:
                 request = registration(spec, tenant)
                 assert await reference.register(request) is await store.register(request)
         for _ in range(length):
             ask = script.next(clock)
+            if restarts and script.chance.random() < restarts:
+                store = await restarted(store, clock)
             expected = await answer_of(reference, ask)
             assert await answer(store, ask) == expected
             script.learn(expected)
@@ -257,6 +279,8 @@ async def play(
         for tenant, run, spec in script.runs:
             if run in {record.head.id for record in await reference.runs(tenant, limit=100)}:
                 await require_told_by_history(store, spec, run, tenant)
+        if store is not opened:
+            await store.close()
 
 
 @pytest.mark.parametrize("other", OTHERS)
@@ -286,3 +310,18 @@ def test_what_a_full_disk_refused_is_as_if_it_had_never_been_asked(
     named = [replace(spec, id=DagId(f"dag{number}")) for number, spec in enumerate(specs)]
     with scratch_folder() as folder:
         asyncio.run(play(folder, "sqlite", named, seed, length, answer_at_last))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    specs=st.lists(dags.waiting_dags(steps_max=5), min_size=1, max_size=2),
+    seed=st.integers(0, 2**32),
+    length=st.integers(20, 60),
+)
+def test_a_file_that_is_opened_anew_again_and_again_gives_the_same_answers(
+    specs: list[DagSpec], seed: int, length: int
+) -> None:
+    """Waits, timers, pending steps, limits, turns and slots of processes that may still run: all of it survives."""
+    named = [replace(spec, id=DagId(f"dag{number}")) for number, spec in enumerate(specs)]
+    with scratch_folder() as folder:
+        asyncio.run(play(folder, "sqlite", named, seed, length, restarts=0.2))

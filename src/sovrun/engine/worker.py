@@ -70,7 +70,9 @@ class Worker:
         """Execute steps in turn on this thread: claims are batches, and each commit asks for the next batch."""
         batch = BATCH_FIRST
         leases: Sequence[Lease] = ()
-        while not self._told_to_stop.is_set():
+        while (
+            leases or not self._told_to_stop.is_set()
+        ):  # what it has taken costs an attempt when it is given up
             if not leases:
                 leases = await self._claim(batch)
                 continue
@@ -134,8 +136,8 @@ def _abandon(running: dict[asyncio.Task[Report], Lease], revoked: Sequence[Revok
     """Kill the attempts whose leases have ended without a report."""
     over = {(lease.run_key, lease.position, lease.fence) for lease in revoked}
     for task, lease in running.items():
-        if (lease.run_key, lease.position, lease.fence) in over:
-            task.cancel()
+        if (lease.run_key, lease.position, lease.fence) in over and not task.cancelling():
+            task.cancel()  # once: another time would break off the killing of what ignores a friendly word
 
 
 def _report_of(task: asyncio.Task[Report], lease: Lease) -> Report:

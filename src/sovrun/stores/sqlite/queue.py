@@ -48,7 +48,7 @@ class Queue:
         saved = connection.execute(rows.SELECT_SETTING, (_TURN,)).fetchone()
         tenant, used = json.loads(saved[0]) if saved else ("", 0)
         self.turn = Turn(Tenant(tenant), used)
-        """Whose turn it is; written only where it matters to another tenant, so the file may be behind."""
+        """Whose turn it is; written where it changes."""
         self._fresh: dict[int, list[Place]] = {}
 
     def load(self) -> None:
@@ -108,7 +108,7 @@ class Queue:
         if not queues:
             return []
         taken, turn = in_turn(queues, slots, self.turn, self.lanes.weights())
-        if len(queues) > 1 or self.turn.tenant not in ("", turn.tenant):
+        if turn != self.turn:  # of one tenant alone it never changes, so a chain pays nothing for it
             saved = json.dumps([turn.tenant, turn.used])
             self._connection.execute(rows.UPSERT_SETTING, (_TURN, saved))
         self.turn = turn

@@ -137,17 +137,12 @@ def _leased(step: StepView, entry: Entry, run: Surroundings) -> None:
     data = entry.data
     if step.spec.kind not in BY_WORKERS:
         broken("leases", f"a worker got {step.spec.id}, which is of kind {step.spec.kind}")
-    if step.state == "awaiting_tool":
-        if step.reason not in ("retry_due", "lease_expired"):
-            broken("waits", f"a worker took {step.spec.id}, which waits for {step.reason}")
-        if run.steady and step.until_us is not None and entry.time_us < step.until_us:
-            broken("due time", f"{step.spec.id} starts {step.until_us - entry.time_us} us before it is due")
+    if run.steady and step.state == "awaiting_tool" and entry.time_us < (step.until_us or 0):
+        broken("due time", f"{step.spec.id} starts {step.until_us - entry.time_us} us before it is due")
     if data["attempt"] != step.attempts + 1:
         broken("attempts", f"attempt {data['attempt']} of {step.spec.id} follows attempt {step.attempts}")
     if data["fence"] != step.fence:
         broken("fencing", f"lease {data['fence']} of {step.spec.id} is given where {step.fence} is due")
-    if step.attempts >= step.spec.retry.max_attempts:
-        broken("budgets", f"{step.spec.id} starts beyond its {step.spec.retry.max_attempts} attempts")
     if entry.actor != f"worker:{data['worker']}":
         broken("leases", f"{entry.actor} starts {step.spec.id} for {data['worker']}")
     step.attempts += 1

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from sovrun import __version__
-from sovrun.cli import benches, dags, doctor, replays, running, runs, serving, simulate
+from sovrun.cli import benches, control, dags, doctor, replays, running, runs, serving, simulate, waits
 from sovrun.cli.output import Exit, exit_of, report_error
 from sovrun.core.errors import SovrunError
 
@@ -38,6 +38,16 @@ app.command("up")(serving.up)
 app.command("worker")(serving.worker)
 app.command("submit")(serving.submit)
 app.command("watch")(serving.watch)
+app.command("waiting")(waits.waiting)
+app.command("answer")(waits.answer)
+app.command("approve")(waits.approve)
+app.command("reject")(waits.reject)
+app.command("cancel")(control.cancel)
+app.command("rerun")(control.rerun)
+app.command("pause")(control.pause)
+app.command("unpause")(control.unpause)
+app.command("limit")(control.limit)
+app.command("queue")(control.queue)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(benches.bench)
 app.command("simulate")(simulate.simulate)

@@ -1,10 +1,11 @@
 """The options that several commands share, and how texts become values.
 
-Owns: option types; `tenant_of`, `inputs_of`.
+Owns: option types; `tenant_of`, `inputs_of`, `note_of`, `same_store`.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from sovrun.core.canonical import parse
-from sovrun.core.errors import InvalidSetting, InvalidValue
+from sovrun.core.errors import InvalidSetting, InvalidValue, PayloadTooLarge
 from sovrun.core.ids import Tenant, tenant
+from sovrun.engine.desk import NOTE_MAX
 from sovrun.store.protocol import INLINE_MAX
 from sovrun.stores.files import FileStore
-from sovrun.wiring import DOCUMENT_BYTES_MAX, read_bounded
+from sovrun.wiring import DOCUMENT_BYTES_MAX, StoreAddress, read_bounded
 
 DEFAULT_TENANT: Final = "default"
 
@@ -38,6 +40,8 @@ StoreUrl = Annotated[
 ]
 TenantName = Annotated[str, typer.Option("--tenant", metavar="T", help="Whose runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+StepId = Annotated[str, typer.Argument(metavar="STEP", help="The step's id.", show_default=False)]
+Note = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="Why; kept with the record.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, max=1_024, metavar="N", help="Steps at a time.")]
 Isolation = Annotated[
     str,
@@ -103,3 +107,20 @@ def _value(text: str, schema: Any) -> Any:
         return parse(text)
     except InvalidValue:
         return text
+
+
+def note_of(text: str | None) -> str | None:
+    """Return a note or rationale. Raises: PayloadTooLarge, for one is never cut off in silence."""
+    if text is not None and len(text) > NOTE_MAX:
+        raise PayloadTooLarge(
+            f"the text has {len(text):,} characters; the limit is {NOTE_MAX:,}",
+            hint="keep the document elsewhere and give its digest",
+        )
+    return text
+
+
+def same_store(address: StoreAddress, tenant: str | None = None) -> str:
+    """Return the options by which a suggested command finds the same store and tenant."""
+    return f" --store {shlex.quote(str(address))}" + (
+        "" if tenant in (None, DEFAULT_TENANT) else f" --tenant {tenant}"
+    )

@@ -30,6 +30,8 @@ from sovrun.core.errors import (
 from sovrun.core.lifecycle import State
 from sovrun.core.plan import Plan
 from sovrun.core.step import Step
+from sovrun.core.times import time_text
+from sovrun.engine.views import is_reused
 
 Result = TypeVar("Result")
 
@@ -151,6 +153,10 @@ def steps_table(plan: Plan, steps: list[Step]) -> Table:
         reason = step.reason or ""
         if step.failure and step.failure != step.reason:
             reason = f"{reason}: {step.failure}" if reason else step.failure
+        if step.until_us is not None:
+            reason = f"{reason} until {time_text(step.until_us)}"
+        if is_reused(step):
+            reason = "reused"
         table.add_row(
             escape(spec.id),
             f"[{STYLE[step.state]}]{step.state}[/]",

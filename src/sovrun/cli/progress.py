@@ -20,7 +20,15 @@ from sovrun.wiring import Opened
 
 REFRESH_SECONDS: Final = 0.1
 TABLE_STEPS_MAX: Final = 40
-_ENDS: Final = frozenset({"step.completed", "step.failed", "step.cancelled", "step.awaiting_tool"})
+_ENDS: Final = frozenset(
+    {
+        "step.completed",
+        "step.failed",
+        "step.cancelled",
+        "step.awaiting_tool",
+        "step.awaiting_user_confirmation",
+    }
+)
 
 
 async def follow(opened: Opened, tenant: Tenant, run: RunId, *, quiet: bool) -> RunRecord:

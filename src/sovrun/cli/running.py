@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
 
-from sovrun.cli.options import AsJson, DagFile, Isolation, StoreUrl, TenantName, Workers, inputs_of, tenant_of
+from sovrun.cli.options import (
+    AsJson,
+    DagFile,
+    Isolation,
+    StoreUrl,
+    TenantName,
+    Workers,
+    inputs_of,
+    same_store,
+    tenant_of,
+)
 from sovrun.cli.output import STYLE, Exit, complete, err, exit_of_run, out, print_json
 from sovrun.cli.progress import follow
+from sovrun.cli.waits import print_waits_of
 from sovrun.core.canonical import decode
 from sovrun.core.identity import RunKey
-from sovrun.core.ids import RunId, Tenant, idempotency_key
-from sovrun.core.lifecycle import State
+from sovrun.core.ids import RunId, StepId, Tenant, idempotency_key
+from sovrun.core.lifecycle import TERMINAL, State
 from sovrun.engine.handler import RunRequest
-from sovrun.engine.views import plan_of_run, run_json, step_error
+from sovrun.engine.views import is_reused, plan_of_run, run_json, step_error
 from sovrun.store.protocol import PRIORITY_DEFAULT, RunRecord
 from sovrun.wiring import Opened, StoreAddress, SystemIdentity, local_actor, open_engine
+
+_NAMES_MAX: Final = 20
+"""Names of steps that a summary lists."""
 
 
 def run(  # noqa: PLR0913 -- one parameter per option of the command
@@ -75,9 +89,9 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
             request = RunRequest(dag, given, run_key, actor, isolation, note, priority)
             submitted = await opened.engine.submit(request)
             if not as_json:
-                _announce(opened, address, submitted.run, created=submitted.created)
+                announce(opened, address, submitted.run, created=submitted.created)
             record = await follow(opened, whose, submitted.run, quiet=as_json)
-            return await _finish(opened, address, record, save=save, as_json=as_json)
+            return await finish(opened, address, record, save=save, as_json=as_json)
 
     raise typer.Exit(complete(job()))
 
@@ -89,7 +103,7 @@ def resume(
     isolation: Isolation = "sandbox",
     as_json: AsJson = False,
 ) -> None:
-    """Go on with every run that was interrupted, until none is left."""
+    """Go on with every run that was interrupted, until each is over or left waiting."""
     address = StoreAddress.parse(store)
 
     async def job() -> Exit:
@@ -100,37 +114,38 @@ def resume(
                     f"{len(waiting):,} unfinished {'run' if len(waiting) == 1 else 'runs'} in {address}"
                 )
             ended = [await opened.engine.wait_idle(tenant, run) for tenant, run in waiting]
-        if as_json:
-            print_json({"ended": [{"runId": r.head.id, "status": str(r.head.state)} for r in ended]})
-        else:
-            for record in ended:
+            if as_json:
+                print_json({"ended": [{"runId": r.head.id, "status": str(r.head.state)} for r in ended]})
+            for record in () if as_json else ended:
                 out.print(f"{record.head.id} [{STYLE[record.head.state]}]{record.head.state}[/]")
+                if record.head.state not in TERMINAL:
+                    await print_waits_of(opened.engine.desk, record, address)
         return max((exit_of_run(record.head.state) for record in ended), default=Exit.COMPLETED)
 
     raise typer.Exit(complete(job()))
 
 
-def _announce(opened: Opened, address: StoreAddress, run_id: RunId, *, created: bool) -> None:
+def announce(opened: Opened, address: StoreAddress, run_id: RunId, *, created: bool) -> None:
+    """Say on standard error which run is worked on."""
     if opened.engine.resumed:
         err.print(f"[dim]took back {opened.engine.resumed} steps that an interrupted engine had begun[/]")
     err.print(f"[dim]{'run' if created else 'known run'}[/] {run_id} [dim]in {escape(str(address))}[/]")
 
 
-async def _finish(
+async def finish(
     opened: Opened, address: StoreAddress, record: RunRecord, *, save: Path | None, as_json: bool
 ) -> Exit:
+    """Show how a run ended or what it is left waiting for, and return the exit code for it."""
     saved = [] if save is None else await save_files(opened, record, save)
     shown = await run_json(opened.store, record)
     if as_json:
         print_json({**shown, "saved": [str(path) for path in saved]} if save is not None else shown)
     else:
-        await _summary(opened, address, record, shown, saved)
+        await _summary(opened, address, record, saved)
     return exit_of_run(record.head.state)
 
 
-async def _summary(
-    opened: Opened, address: StoreAddress, record: RunRecord, shown: dict[str, Any], saved: list[Path]
-) -> None:
+async def _summary(opened: Opened, address: StoreAddress, record: RunRecord, saved: list[Path]) -> None:
     head = record.head
     steps = await opened.store.steps(head.tenant, head.id)
     plan = await plan_of_run(opened.store, record)
@@ -145,12 +160,22 @@ async def _summary(
     out.print(
         f"[{STYLE[head.state]}]{head.state}[/] {escape(record.dag)}: {done:,} of {len(steps):,} steps completed"
     )
-    out.print(f"outcome {head.outcome} ({'' if head.reproducible else 'not '}reproducible)")
+    reused = [spec.id for spec, step in zip(plan.steps, steps, strict=True) if is_reused(step)]
+    if reused:
+        out.print(f"reused from {head.parent}: {_few(reused)}", markup=False)
     for path in saved:
         out.print(f"saved {escape(str(path))}")
+    if head.state not in TERMINAL:
+        await print_waits_of(opened.engine.desk, record, address)
+        return
+    out.print(f"outcome {head.outcome} ({'' if head.reproducible else 'not '}reproducible)")
     if address.path is not None:
-        options = f" --store {address}" + ("" if head.tenant == "default" else f" --tenant {head.tenant}")
-        out.print(f"replay with: sovrun replay {shown['runId']}{options}")
+        out.print(f"replay with: sovrun replay {head.id}{same_store(address, head.tenant)}", markup=False)
+
+
+def _few(names: list[StepId]) -> str:
+    shown = ", ".join(names[:_NAMES_MAX])
+    return shown if len(names) <= _NAMES_MAX else f"{shown} and {len(names) - _NAMES_MAX:,} more"
 
 
 async def save_files(opened: Opened, record: RunRecord, directory: Path) -> list[Path]:

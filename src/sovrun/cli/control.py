@@ -1,0 +1,326 @@
+"""An operator's word on runs and queues: cancel, rerun, pause, unpause, limit, queue.
+
+Each command has two parts: what is asked of a desk, and how it is shown. The desk may stand on a store that this process
+owns or on the server that owns it; nothing here knows which, except that a server executes a re-run by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from sovrun.cli.options import (
+    AsJson,
+    Note,
+    RunId,
+    StoreUrl,
+    TenantName,
+    Workers,
+    note_of,
+    same_store,
+    tenant_of,
+)
+from sovrun.cli.output import STYLE, Exit, complete, err, out, print_json
+from sovrun.cli.progress import follow
+from sovrun.cli.running import announce, finish
+from sovrun.cli.runs import find_run
+from sovrun.cli.serving import watch
+from sovrun.cli.waits import print_how_to_go_on
+from sovrun.core import ids
+from sovrun.core.errors import InvalidSetting, StoreOwned
+from sovrun.core.lanes import Limits
+from sovrun.core.times import time_text
+from sovrun.engine.desk import Desk, Lookout
+from sovrun.engine.views import limits_json, queue_json, run_line
+from sovrun.store.protocol import Acted, Depth, Governance, Reads, RunRecord, Submitted
+from sovrun.wiring import StoreAddress, local_actor, open_desk, open_engine, open_reader
+
+LIMIT_MAX: Final = 1_000_000
+
+DagName = Annotated[
+    str | None,
+    typer.Argument(metavar="[DAG]", help="Its id; without one the whole tenant.", show_default=False),
+]
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+async def ask_cancel(
+    desk: Desk, reads: Reads, tenant: ids.Tenant, run: str, note: str | None
+) -> tuple[ids.RunId, Acted]:
+    """End a run now. Raises: NotFound, IllegalTransition."""
+    found = await find_run(reads, tenant, run)
+    return found, await desk.cancel(tenant, found, local_actor(), note)
+
+
+def cancel(
+    run: RunId,
+    *,
+    note: Note = None,
+    store: StoreUrl = None,
+    tenant: TenantName = "default",
+    as_json: AsJson = False,
+) -> None:
+    """End a run now, whatever it is doing; the same request again changes nothing."""
+    whose, why = tenant_of(tenant), note_of(note)
+
+    async def job() -> tuple[ids.RunId, Acted]:
+        async with open_desk(StoreAddress.parse(store)) as opened:
+            return await ask_cancel(opened.desk, opened.store, whose, run, why)
+
+    found, acted = complete(job())
+    if as_json:
+        print_json({"runId": found, "changed": acted.changed, "status": str(acted.state)})
+    else:
+        already = "" if acted.changed else " (already so)"
+        out.print(f"run {found} is [{STYLE[acted.state]}]{acted.state}[/]{already}")
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What is to be run again: the run as a person names it, from which step on in any case, and why."""
+
+    run: str
+    from_step: ids.StepId | None
+    note: str | None
+
+
+async def ask_rerun(desk: Desk, reads: Reads, tenant: ids.Tenant, again: Again) -> Submitted:
+    """Make a new run that cites its parent. Raises: see `Desk.rerun`."""
+    found = await find_run(reads, tenant, again.run)
+    return await desk.rerun(tenant, found, local_actor(), from_step=again.from_step, note=again.note)
+
+
+def rerun(
+    run: RunId,
+    *,
+    from_step: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STEP", help="Execute this step and all that follow in any case."),
+    ] = None,
+    note: Note = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Make the run and return at once.")] = False,
+    workers: Workers = 2,
+    store: StoreUrl = None,
+    tenant: TenantName = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Run a run again that is over, reusing the outputs of unchanged steps, and show what came out."""
+    whose = tenant_of(tenant)
+    address = StoreAddress.parse(store)
+    again = Again(run, None if from_step is None else ids.StepId(from_step), note_of(note))
+    if not detach:
+        try:
+            raise typer.Exit(complete(_run_again(address, whose, again, workers, as_json=as_json)))
+        except StoreOwned:
+            err.print("[dim]another process owns the store; a server executes the run[/]")
+    record = complete(_made_again(address, whose, again))
+    if not detach:
+        watch(record.head.id, store=str(address), tenant=tenant, as_json=as_json)
+    elif as_json:
+        print_json({**run_line(record), "created": True})
+    else:
+        out.print(record.head.id)
+        print_how_to_go_on(address, record.isolation)
+
+
+async def _made_again(address: StoreAddress, tenant: ids.Tenant, again: Again) -> RunRecord:
+    async with open_desk(address) as opened:
+        made = await ask_rerun(opened.desk, opened.store, tenant, again)
+        return await opened.store.run(tenant, made.run)
+
+
+async def _run_again(
+    address: StoreAddress, tenant: ids.Tenant, again: Again, workers: int, *, as_json: bool
+) -> Exit:
+    """Make the re-run and execute it here, isolated as its parent was. Raises: StoreOwned, with nothing made."""
+    async with open_reader(address) as (reader, _):
+        isolation = (await reader.run(tenant, await find_run(reader, tenant, again.run))).isolation
+    async with open_engine(address, isolation=isolation, slots=workers) as opened:
+        made = await ask_rerun(opened.engine.desk, opened.store, tenant, again)
+        if not as_json:
+            announce(opened, address, made.run, created=made.created)
+        record = await follow(opened, tenant, made.run, quiet=as_json)
+        return await finish(opened, address, record, save=None, as_json=as_json)
+
+
+# --- what may go on -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Governed:
+    """What an operator allows now, and whether that is news."""
+
+    dag: str | None
+    limits: Limits
+    changed: bool
+
+
+async def ask_limits(
+    desk: Desk, tenant: ids.Tenant, dag: str | None, note: str | None, change: Callable[[Limits], Limits]
+) -> Governed:
+    """Change what is allowed to a DAG, or to the whole tenant; what is so already is not recorded again.
+
+    Raises: NotFound.
+    """
+    before = await desk.limits(tenant, dag)
+    after = change(before)
+    if after != before:
+        name = None if dag is None else ids.DagId(dag)
+        await desk.govern(Governance(tenant, name, after, local_actor(), note or ""))
+    return Governed(dag, after, after != before)
+
+
+def pause(
+    dag: DagName = None,
+    *,
+    note: Note = None,
+    store: StoreUrl = None,
+    tenant: TenantName = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Start nothing more of a DAG or of a whole tenant; what executes goes on to its end."""
+    _govern(
+        StoreAddress.parse(store), tenant, dag, note, lambda limits: replace(limits, paused=True), as_json
+    )
+
+
+def unpause(
+    dag: DagName = None,
+    *,
+    note: Note = None,
+    store: StoreUrl = None,
+    tenant: TenantName = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Let a paused DAG or tenant go on."""
+    _govern(
+        StoreAddress.parse(store), tenant, dag, note, lambda limits: replace(limits, paused=False), as_json
+    )
+
+
+def limit(
+    dag: DagName = None,
+    *,
+    runs: Annotated[
+        str | None, typer.Option("--runs", metavar="N|none", help="Runs at a time; more wait as received.")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option("--steps", metavar="N|none", help="Steps that execute at a time.")
+    ] = None,
+    weight: Annotated[
+        int | None,
+        typer.Option("--weight", min=1, max=1_000, metavar="N", help="Steps a tenant takes in its turn."),
+    ] = None,
+    note: Note = None,
+    store: StoreUrl = None,
+    tenant: TenantName = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Bound what a DAG or a whole tenant does at a time."""
+    if (runs, steps, weight) == (None, None, None):
+        raise InvalidSetting(
+            "nothing to change: give --runs, --steps or --weight", hint="`sovrun queue` shows limits"
+        )
+    if weight is not None and dag is not None:
+        raise InvalidSetting("a weight belongs to a tenant, not to one of its DAGs", hint="leave out the DAG")
+    changes: dict[str, Any] = {}
+    if runs is not None:
+        changes["runs_max"] = _bound_of(runs, "--runs")
+    if steps is not None:
+        changes["steps_max"] = _bound_of(steps, "--steps")
+    if weight is not None:
+        changes["weight"] = weight
+    _govern(StoreAddress.parse(store), tenant, dag, note, lambda limits: replace(limits, **changes), as_json)
+
+
+def _bound_of(text: str, option: str) -> int | None:
+    if text == "none":
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= LIMIT_MAX):
+        raise InvalidSetting(
+            f"{option} {text[:40]!r} is neither a number from 1 to {LIMIT_MAX:,} nor none",
+            hint="`sovrun pause` starts nothing at all",
+        )
+    return int(text)
+
+
+def _govern(
+    address: StoreAddress,
+    tenant: str,
+    dag: str | None,
+    note: str | None,
+    change: Callable[[Limits], Limits],
+    as_json: bool,  # noqa: FBT001 -- the last of them
+) -> None:
+    whose, why = tenant_of(tenant), note_of(note)
+
+    async def job() -> Governed:
+        async with open_desk(address) as opened:
+            return await ask_limits(opened.desk, whose, dag, why, change)
+
+    governed = complete(job())
+    if as_json:
+        print_json(
+            {
+                "tenant": whose,
+                "dagId": governed.dag,
+                "limits": limits_json(governed.limits),
+                "changed": governed.changed,
+            }
+        )
+    else:
+        what = f"tenant {whose}" if dag is None else f"DAG {dag} of tenant {whose}"
+        already = "" if governed.changed else " (already so)"
+        out.print(f"{escape(what)}: {_limits_text(governed.limits, whole=dag is None)}{already}")
+
+
+# --- queues ---------------------------------------------------------------------------------------------------------
+
+
+def queue(*, store: StoreUrl = None, tenant: TenantName = "default", as_json: AsJson = False) -> None:
+    """Show how much waits and executes of each DAG, since when, and what is allowed."""
+    whose = tenant_of(tenant)
+    address = StoreAddress.parse(store)
+
+    async def job() -> tuple[Limits, Sequence[Depth]]:
+        async with open_reader(address) as (reader, files):
+            return await Lookout(reader, files).limits(whose, None), await reader.depths(whose)
+
+    limits, depths = complete(job())
+    if as_json:
+        print_json(
+            {
+                "tenant": whose,
+                "limits": limits_json(limits),
+                "queues": [queue_json(depth) for depth in depths],
+            }
+        )
+        return
+    out.print(f"tenant {whose}: {_limits_text(limits, whole=True)}", markup=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("dag", "queued", "executing", "oldest", "allowed"):
+        table.add_column(column, no_wrap=True)
+    for depth in depths:
+        oldest = "" if depth.oldest_us is None else time_text(depth.oldest_us)[:19] + "Z"
+        allowed = _limits_text(depth.limits, whole=False)
+        table.add_row(escape(depth.dag), f"{depth.queued:,}", f"{depth.executing:,}", oldest, allowed)
+    out.print(table)
+    if any(each.paused for each in (limits, *(depth.limits for depth in depths))):
+        out.print(f"end a pause with: sovrun unpause [DAG]{same_store(address, whose)}", markup=False)
+
+
+def _limits_text(limits: Limits, *, whole: bool) -> str:
+    bounds = [
+        *(["paused"] if limits.paused else []),
+        *([] if limits.runs_max is None else [f"runs at most {limits.runs_max:,}"]),
+        *([] if limits.steps_max is None else [f"steps at most {limits.steps_max:,}"]),
+    ]
+    weight = f", weight {limits.weight}" if whole else ""
+    return (", ".join(bounds) or "no limits") + weight

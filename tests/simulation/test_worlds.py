@@ -16,7 +16,7 @@ from support.cli import sovrun
 
 
 def test_no_rule_is_broken_in_memory_whatever_goes_wrong() -> None:
-    report = campaign(1, Settings(), runs=2_400)
+    report = campaign(1, Settings(), runs=1_800)
     assert report.finding is None, list(lines_of(report.finding))
     assert report.vacuous(Settings()) == []
 

@@ -137,8 +137,9 @@ def _leased(step: StepView, entry: Entry, run: Surroundings) -> None:
     data = entry.data
     if step.spec.kind not in BY_WORKERS:
         broken("leases", f"a worker got {step.spec.id}, which is of kind {step.spec.kind}")
-    if run.steady and step.state == "awaiting_tool" and entry.time_us < (step.until_us or 0):
-        broken("due time", f"{step.spec.id} starts {step.until_us - entry.time_us} us before it is due")
+    due_us = step.until_us or 0
+    if run.steady and step.state == "awaiting_tool" and entry.time_us < due_us:
+        broken("due time", f"{step.spec.id} starts {due_us - entry.time_us} us before it is due")
     if data["attempt"] != step.attempts + 1:
         broken("attempts", f"attempt {data['attempt']} of {step.spec.id} follows attempt {step.attempts}")
     if data["fence"] != step.fence:

@@ -1,0 +1,162 @@
+"""A run is run again without doing again what is unchanged; and what is tried again is what the step declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sovrun.core.canonical import sha256_hex
+from sovrun.core.errors import IllegalTransition, NotFound
+from sovrun.core.ids import StepId
+from sovrun.core.lifecycle import State
+from sovrun.core.spec.model import Retry
+from sovrun.sandbox.in_process import InProcessExecutor
+from sovrun.step import DoNotRetry
+from support import dags
+from support.engines import Started, calls
+from support.requests import ACTOR, TENANT
+
+QUICK = Retry(max_attempts=3, max_failures=3, base_us=0, cap_us=0)
+
+
+class Counted:
+    """A function that remembers its calls; the first `failures` of them raise."""
+
+    def __init__(self, failures: int = 0, error: Callable[[], BaseException] = ConnectionError) -> None:
+        self.calls: list[Any] = []
+        self._failures, self._error = failures, error
+
+    def __call__(self, **arguments: Any) -> Any:
+        self.calls.append(arguments)
+        if len(self.calls) <= self._failures:
+            raise self._error()
+        return arguments
+
+
+CHAIN = dags.dag(
+    calls("a", "work", n=1),
+    calls("b", "work", "a", n="from steps.a.n"),
+    calls("c", "work", "b", was="from steps.b"),
+)
+
+
+async def test_a_re_run_takes_over_what_is_unchanged_without_an_attempt(start: Started) -> None:
+    work = Counted()
+    async with start(work=work) as bench:
+        first = await bench.submit(CHAIN)
+        before = (await bench.ended(first)).head
+        again = await bench.engine.desk.rerun(TENANT, first, ACTOR, from_step=None, note="once more")
+        record = await bench.ended(again.run)
+        assert len(work.calls) == 3
+        assert await bench.attempts(again.run) == [0, 0, 0]
+        assert (record.head.parent, record.head.outcome) == (first, before.outcome)
+        assert await bench.outputs(again.run) == await bench.outputs(first)
+        reused = [
+            event
+            for event in await bench.store.events(TENANT, again.run)
+            if f'"reusedFrom":"{first}"' in event.data
+        ]
+        assert [event.step for event in reused] == ["a", "b", "c"]
+
+
+async def test_a_re_run_from_a_step_executes_it_and_what_follows(start: Started) -> None:
+    work = Counted()
+    async with start(work=work) as bench:
+        first = await bench.submit(CHAIN)
+        await bench.ended(first)
+        again = await bench.engine.desk.rerun(TENANT, first, ACTOR, from_step=StepId("b"), note=None)
+        await bench.ended(again.run)
+        assert await bench.attempts(again.run) == [0, 1, 1]
+        third = await bench.engine.desk.rerun(TENANT, again.run, ACTOR, from_step=None, note=None)
+        await bench.ended(third.run)
+        assert await bench.attempts(third.run) == [0, 0, 0], "what was reused can be reused"
+        with pytest.raises(NotFound):
+            await bench.engine.desk.rerun(TENANT, first, ACTOR, from_step=StepId("x"), note=None)
+
+
+async def test_a_failed_run_is_run_again_from_where_it_failed(start: Started) -> None:
+    flaky = Counted(failures=1)
+    work = Counted()
+    spec = dags.dag(calls("a", "work"), calls("b", "flaky", "a"), calls("c", "work", "b"))
+    async with start(work=work, flaky=flaky) as bench:
+        first = await bench.submit(spec)
+        assert (await bench.ended(first)).head.state is State.FAILED
+        again = await bench.engine.desk.rerun(TENANT, first, ACTOR, from_step=None, note=None)
+        assert (await bench.ended(again.run)).head.state is State.COMPLETED
+        assert await bench.attempts(again.run) == [0, 1, 1]
+
+
+async def test_a_step_whose_input_came_out_otherwise_is_executed_again(start: Started) -> None:
+    """The step hash decides, not the name: what `b` is given differs, so its old output says nothing."""
+    numbers = iter((1, 2))
+    spec = dags.dag(
+        calls("a", "next"), calls("b", "work", "a", n="from steps.a"), calls("beside", "work", "a")
+    )
+    async with start(work=Counted(), next=lambda: next(numbers)) as bench:
+        first = await bench.submit(spec)
+        await bench.ended(first)
+        again = await bench.engine.desk.rerun(TENANT, first, ACTOR, from_step=StepId("a"), note=None)
+        await bench.ended(again.run)
+        assert (await bench.outputs(again.run))["b"] == {"n": 2}
+    assert list(numbers) == []
+
+
+async def test_another_environment_reuses_nothing(start: Started, kind: str, tmp_path: Any) -> None:
+    if kind == "memory":
+        pytest.skip("a store in memory ends with its process")
+    work = Counted()
+    async with start(work=work) as bench:
+        first = await bench.submit(CHAIN)
+        await bench.ended(first)
+    upgraded = InProcessExecutor(functions={"plugin:work": work}, spool=tmp_path / "files" / "spool")
+    upgraded.environment = sha256_hex(b"another interpreter")
+    async with start(executor=upgraded) as bench:
+        again = await bench.engine.desk.rerun(TENANT, first, ACTOR, from_step=None, note=None)
+        await bench.ended(again.run)
+        assert await bench.attempts(again.run) == [1, 1, 1]
+        assert len(work.calls) == 6
+
+
+async def test_what_a_person_decided_is_not_asked_again(start: Started) -> None:
+    spec = dags.dag(dags.tool("ask"), calls("use", "work", "ask", got="from steps.ask"))
+    async with start(work=Counted()) as bench:
+        first = await bench.submit(spec)
+        await bench.wait_of(first)
+        with pytest.raises(IllegalTransition, match="terminal"):
+            await bench.engine.desk.rerun(TENANT, first, ACTOR, from_step=None, note=None)
+        await bench.engine.desk.answer(TENANT, first, StepId("ask"), ACTOR, output=5)
+        await bench.ended(first)
+        again = await bench.engine.desk.rerun(TENANT, first, ACTOR, from_step=StepId("use"), note=None)
+        await bench.ended(again.run)
+        assert await bench.outputs(again.run) == {"ask": 5, "use": {"got": 5}}
+
+
+# --- retries ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("retry_on", "error", "attempts"),
+    [
+        (None, ConnectionError, 3),
+        (("ConnectionError",), ConnectionError, 3),
+        (("OSError",), ConnectionError, 3),
+        (("ValueError", "OSError"), TimeoutError, 3),
+        (("ValueError",), ConnectionError, 1),
+        ((), ConnectionError, 1),
+        (None, DoNotRetry, 1),
+        (("DoNotRetry",), DoNotRetry, 1),
+    ],
+)
+async def test_an_error_is_tried_again_when_the_step_names_it_or_a_base_of_it(
+    start: Started, retry_on: tuple[str, ...] | None, error: type[Exception], attempts: int
+) -> None:
+    work = Counted(failures=2, error=error)
+    spec = dags.dag(calls("a", "work", more={"retry": replace(QUICK, retry_on=retry_on)}))
+    async with start(work=work) as bench:
+        record = await bench.ended(await bench.submit(spec))
+        assert len(work.calls) == attempts
+        assert record.head.state is (State.COMPLETED if attempts == 3 else State.FAILED)
+        assert record.head.reproducible is True

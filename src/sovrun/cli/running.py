@@ -163,13 +163,14 @@ async def _summary(opened: Opened, address: StoreAddress, record: RunRecord, sav
     reused = [spec.id for spec, step in zip(plan.steps, steps, strict=True) if is_reused(step)]
     if reused:
         out.print(f"reused from {head.parent}: {_few(reused)}", markup=False)
+    ended = head.state in TERMINAL
+    if ended:
+        out.print(f"outcome {head.outcome} ({'' if head.reproducible else 'not '}reproducible)")
     for path in saved:
         out.print(f"saved {escape(str(path))}")
-    if head.state not in TERMINAL:
+    if not ended:
         await print_waits_of(opened.engine.desk, record, address)
-        return
-    out.print(f"outcome {head.outcome} ({'' if head.reproducible else 'not '}reproducible)")
-    if address.path is not None:
+    elif address.path is not None:
         out.print(f"replay with: sovrun replay {head.id}{same_store(address, head.tenant)}", markup=False)
 
 

@@ -1,0 +1,225 @@
+"""Waits through the command line: nothing is alive between two commands, and only the right word ends a wait."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.cli import command, environment, kill, start
+from support.waits import AS_MANAGER, OTHER, RELEASE, Site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+# --- the whole way ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_waits_for_approval_every_process_is_stopped_and_it_completes_once_approved(site: Site) -> None:
+    run = site.begun()
+    (wait,) = site.waits()
+    assert (wait["runId"], wait["stepId"], wait["whom"]) == (run, "approve", "role release-manager")
+    assert wait["shown"] == {"show": {"image": "app"}}
+    assert wait["since"] < wait["until"]
+    assert site.resumed(4) == ["awaiting_user_confirmation"], "a restart alone changes nothing"
+    word = site.ask("approve", run, "approve", "--shown", wait["shownHash"], *AS_MANAGER)
+    assert word == {"runId": run, "stepId": "approve", "changed": True, "status": "executing"}
+    assert site.resumed(4) == ["awaiting_tool"]
+    site.answered(run, findings=2)
+    assert site.resumed(0) == ["completed"]
+    assert site.waits() == []
+    shown = site.ask("show", run)
+    assert shown["reproducible"] is True
+    assert all(step["until"] is None for step in shown["steps"])
+
+
+def test_an_owner_that_is_killed_while_it_holds_the_wait_leaves_it_to_be_approved(site: Site) -> None:
+    run = site.begun()
+    # A run with a step that takes long keeps the owner alive until it is killed.
+    slow = RELEASE.replace("id: release}", "id: slow}").replace("plug:propose", "plug:slow")
+    other = Site(site.folder / "other", slow, "import time\ndef slow(image):\n    time.sleep(600)\n")
+    process = start("run", other.file, "--store", site.store, "--isolation", "in-process", cwd=site.folder)
+    while all(one["dagId"] != "slow" for one in site.ask("runs")["runs"]):
+        assert process.poll() is None
+    assert site.refusal("approve", run, "approve", "--yes", *AS_MANAGER, code=3) == "store_owned"
+    assert [wait["runId"] for wait in site.waits()] == [run], "waits are read beside the owner"
+    kill(process)
+    site.approved(run)
+    assert site.states(run)["approve"] == "completed"
+
+
+def test_a_person_in_a_pipe_reads_what_is_waited_for_and_how_to_go_on(site: Site) -> None:
+    done = site.tell("run", site.file, "--isolation", "in-process")
+    assert done.code == 4
+    assert "waits for role release-manager" in done.out
+    assert "end the wait with: sovrun approve" in done.out
+    assert f"go on with: sovrun resume --store {site.store} --isolation in-process" in done.out
+    assert "outcome" not in done.out
+    (line,) = (line for line in done.out.splitlines() if "sovrun approve" in line)
+    assert site.tell(*line.partition("sovrun ")[2].split()[:-2]).code == 0, "the suggested command works"
+
+
+# --- decisions --------------------------------------------------------------------------------------------------------
+
+
+def test_an_approval_for_a_digest_that_is_not_current_is_refused_and_writes_nothing(site: Site) -> None:
+    run = site.begun()
+    before = site.events(run)
+    assert site.refusal("approve", run, "approve", "--shown", OTHER, *AS_MANAGER) == "confirmation_changed"
+    assert site.refusal("reject", run, "approve", "--shown", OTHER, *AS_MANAGER) == "confirmation_changed"
+    assert site.events(run) == before
+    assert site.states(run)["approve"] == "awaiting_user_confirmation"
+
+
+def test_what_one_run_shows_does_not_approve_another(site: Site) -> None:
+    site.begun("--input", "image=old")
+    (old,) = site.waits()
+    run = site.begun("--input", "image=new")
+    assert (
+        site.refusal("approve", run, "approve", "--shown", old["shownHash"], *AS_MANAGER)
+        == "confirmation_changed"
+    )
+
+
+def test_only_the_role_that_is_named_may_decide(site: Site) -> None:
+    run = site.begun()
+    assert site.refusal("approve", run, "approve", "--yes") == "not_allowed"
+    assert site.refusal("reject", run, "approve", "--yes", "--role", "reader") == "not_allowed"
+    site.ask("approve", run, "approve", "--yes", "--role", "reader", *AS_MANAGER)
+
+
+def test_the_same_decision_again_is_acknowledged_and_another_is_refused(site: Site) -> None:
+    run = site.begun()
+    same = ("approve", run, "approve", "--yes", "--rationale", "seen", *AS_MANAGER)
+    assert site.ask(*same)["changed"] is True
+    before = site.events(run)
+    assert site.ask(*same)["changed"] is False
+    assert site.refusal("approve", run, "approve", "--yes", *AS_MANAGER) == "illegal_transition"
+    assert site.refusal("reject", run, "approve", "--yes", *AS_MANAGER) == "illegal_transition"
+    assert site.events(run) == before
+
+
+def test_a_rejection_fails_the_step_and_what_needs_it(site: Site) -> None:
+    run = site.begun()
+    word = site.ask("reject", run, "approve", "--yes", "--rationale", "not now", *AS_MANAGER)
+    assert word["status"] == "failed"
+    shown = site.ask("show", run)
+    reasons = {step["id"]: step["reason"] for step in shown["steps"]}
+    assert reasons["approve"] == "rejected"
+    assert reasons["release"] == "upstream_failed"
+    assert shown["reproducible"] is True, "a rejection is an outside answer, not a circumstance"
+
+
+def test_without_a_terminal_a_decision_names_what_it_is_about(site: Site) -> None:
+    run = site.begun()
+    done = site.tell("approve", run, "approve", *AS_MANAGER, stdin=b"y\n")
+    assert done.code == 2
+    assert "--shown" in done.err
+    assert site.states(run)["approve"] == "awaiting_user_confirmation"
+
+
+def test_a_step_that_does_not_wait_has_nothing_to_decide_on(site: Site) -> None:
+    run = site.begun()
+    assert site.refusal("approve", run, "propose", "--yes", *AS_MANAGER) == "illegal_transition"
+    assert site.refusal("approve", run, "scan", "--yes", *AS_MANAGER) == "illegal_transition"
+    assert site.refusal("approve", run, "nothing", "--yes", *AS_MANAGER) == "not_found"
+    assert site.refusal("approve", "0" * 32, "approve", "--yes", *AS_MANAGER) == "not_found"
+    assert site.refusal("approve", run, "approve", "--shown", "abc", *AS_MANAGER) == "invalid_identifier"
+
+
+def test_no_decision_crosses_tenants(site: Site) -> None:
+    run = site.begun()
+    assert site.refusal("approve", run, "approve", "--yes", "--tenant", "other", *AS_MANAGER) == "not_found"
+    assert site.ask("waiting", "--tenant", "other") == {"waits": []}
+
+
+# --- a terminal -------------------------------------------------------------------------------------------------------
+
+
+def at_terminal(site: Site, *arguments: object, typed: bytes) -> tuple[int, str]:
+    """Run a command on a terminal of its own, type, and return its exit code and what the terminal showed."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command(*arguments, "--store", site.store),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=site.folder,
+        env=environment(TERM="dumb"),
+    )
+    os.close(theirs)
+    os.write(ours, typed)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(ours, 65_536)
+        except OSError:  # the terminal hangs up when the last process on it has ended
+            break
+    os.close(ours)
+    return process.wait(), shown.decode()
+
+
+def test_on_a_terminal_a_person_sees_what_is_shown_and_is_asked(site: Site) -> None:
+    run = site.begun()
+    code, shown = at_terminal(site, "approve", run, "approve", *AS_MANAGER, typed=b"n\n")
+    assert code == 1
+    assert '"image": "app"' in shown
+    assert site.states(run)["approve"] == "awaiting_user_confirmation"
+    code, shown = at_terminal(site, "approve", run, "approve", *AS_MANAGER, typed=b"y\n")
+    assert code == 0
+    assert site.states(run)["approve"] == "completed"
+
+
+def test_what_is_shown_cannot_move_the_cursor_or_turn_the_direction_of_reading(site: Site) -> None:
+    site.begun("--input", "image=safe\u202egpj\u009b2J")
+    shown = site.tell("waiting").out
+    assert "safe\\u202egpj\\u009b2J" in shown
+
+
+# --- tools ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_has_to_fit_the_declared_outputs(site: Site) -> None:
+    run = site.begun()
+    site.approved(run)
+    site.resumed(4)
+    assert site.refusal("answer", run, "scan", "--output", '{"findings": "none"}') == "invalid_value"
+    assert site.refusal("answer", run, "scan", "--output", "{") == "invalid_value"
+    assert site.refusal("answer", run, "scan") == "invalid_setting"
+    assert site.refusal("answer", run, "scan", "--output", "1", "--failure", "x") == "invalid_setting"
+    assert site.refusal("answer", run, "approve", "--output", "1") == "illegal_transition"
+    assert site.states(run)["scan"] == "awaiting_tool"
+
+
+def test_the_same_answer_again_is_acknowledged_and_another_is_refused(site: Site) -> None:
+    run = site.begun()
+    site.approved(run)
+    site.resumed(4)
+    (site.folder / "answer.json").write_text('{"findings": 3}')
+    assert site.ask("answer", run, "scan", "--output-file", "answer.json")["changed"] is True
+    assert (
+        site.ask("answer", run, "scan", "--output-file", "-", stdin=b'{"findings": 3.0}')["changed"] is False
+    )
+    assert site.refusal("answer", run, "scan", "--output", '{"findings": 4}') == "illegal_transition"
+    assert site.resumed(0) == ["completed"]
+
+
+def test_a_tool_that_has_no_answer_fails_the_step_with_its_words(site: Site) -> None:
+    run = site.begun()
+    site.approved(run)
+    site.resumed(4)
+    assert site.ask("answer", run, "scan", "--failure", "no such image")["status"] == "failed"
+    steps = {step["id"]: step for step in site.ask("show", run)["steps"]}
+    assert steps["scan"]["reason"] == "tool_failed"
+    assert steps["scan"]["error"]["message"] == "no such image"
+
+
+def test_an_answer_before_the_tool_is_asked_is_refused(site: Site) -> None:
+    run = site.begun()
+    assert site.refusal("answer", run, "scan", "--output", '{"findings": 0}') == "illegal_transition"

@@ -1,0 +1,16 @@
+"""The approval example as its page tells it: every command in a process of its own, nothing alive in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.guides import follow, require_as_told
+from support.tasks import require_bubblewrap
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "approval"
+
+
+def test_the_example_does_what_its_page_says(tmp_path: Path) -> None:
+    require_bubblewrap()
+    page = EXAMPLE / "README.md"
+    require_as_told(page, follow(page, tmp_path, beside=EXAMPLE))

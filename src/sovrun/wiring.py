@@ -249,15 +249,23 @@ def socket_of(path: Path) -> Path:
 
 
 @asynccontextmanager
-async def open_worker(address: StoreAddress, *, isolation: str, slots: int) -> AsyncIterator[Worker]:
-    """Return a worker for a store that a server owns. Raises: InvalidSetting, IsolationUnavailable."""
+async def open_worker(
+    address: StoreAddress, *, isolation: str, slots: int, name: str | None = None
+) -> AsyncIterator[Worker]:
+    """Return a worker for a store that a server owns. Raises: InvalidSetting, IsolationUnavailable.
+
+    Args:
+        name: of this life of the worker, by which its server knows that it is over; None makes one up.
+    """
     path = _path_of(address)
     files = files_of(path)
-    executor = await open_executor(isolation, slots, files.spool)
+    # With one slot, in-process steps would run on the very thread that is to show that the worker is alive.
+    threads = max(2, slots) if isolation == "in-process" else slots
+    executor = await open_executor(isolation, threads, files.spool)
     store = RemoteStore(socket_of(path))
-    name = WorkerId(f"{worker_name()}/{SystemIdentity().fresh()}")
+    called = WorkerId(name or f"{worker_name()}/{SystemIdentity().fresh()}")
     try:
-        yield Worker(name, store, files, executor, slots=slots)
+        yield Worker(called, store, files, executor, slots=slots)
     finally:
         await executor.close()
         await store.close()

@@ -66,12 +66,15 @@ def worker(
     slots: Annotated[
         int, typer.Option("--slots", min=1, max=1_024, metavar="N", help="Steps at a time.")
     ] = 2,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What the server calls this worker.", hidden=True)
+    ] = None,
 ) -> None:
     """Execute steps for the server that owns a store; `sovrun up` starts these by itself."""
     address = StoreAddress.parse(store)
 
     async def job() -> None:
-        async with open_worker(address, isolation=isolation, slots=max(2, slots)) as working:
+        async with open_worker(address, isolation=isolation, slots=slots, name=name) as working:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, working.stop)

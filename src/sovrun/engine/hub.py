@@ -9,7 +9,7 @@ import asyncio
 from types import TracebackType
 from typing import Final, Self
 
-from sovrun.core.ids import Digest
+from sovrun.core.ids import Digest, WorkerId
 from sovrun.engine.clerk import Clerk
 from sovrun.ports import Files
 from sovrun.store.protocol import Store
@@ -49,6 +49,10 @@ class Hub:
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+
+    async def bury(self, worker: WorkerId) -> None:
+        """Take back what a worker held whose process is known to be over; nobody waits until its silence is noticed."""
+        await self._store.take_back(LEASE_US, dead=(worker,))
 
     async def _reap(self) -> None:
         while True:

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sovrun.core.errors import InvalidSetting
+from sovrun.core.errors import InvalidSetting, StoreUnavailable
+from sovrun.core.ids import WorkerId
 from sovrun.engine.hub import Hub
 from sovrun.sandbox.environment import environment_digest
 from sovrun.service.app import create_app
 from sovrun.service.server import serving
 from sovrun.stores.sqlite.store import SqliteStore
-from sovrun.wiring import StoreAddress, SystemClock, SystemIdentity, files_of, socket_of
+from sovrun.wiring import StoreAddress, SystemClock, SystemIdentity, files_of, socket_of, worker_name
 
 RESPAWN_SECONDS: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -57,7 +60,7 @@ async def up(settings: UpSettings) -> None:
     files = files_of(path)
     async with Hub(store, files, environment_digest()) as hub:
         app = create_app(store, files, SystemIdentity(), isolation=settings.isolation)
-        async with serving(app, socket_of(path)), _workers(settings):
+        async with serving(app, socket_of(path)), _workers(settings, hub):
             _say(f"serving {settings.address} at {socket_of(path)} with {settings.workers} workers")
             if hub.resumed:
                 _say(f"took back {hub.resumed} steps that an interrupted engine had begun")
@@ -71,8 +74,8 @@ async def up(settings: UpSettings) -> None:
 
 
 @asynccontextmanager
-async def _workers(settings: UpSettings) -> AsyncIterator[None]:
-    keepers = [asyncio.create_task(_keep_worker(settings)) for _ in range(settings.workers)]
+async def _workers(settings: UpSettings, hub: Hub) -> AsyncIterator[None]:
+    keepers = [asyncio.create_task(_keep_worker(settings, hub)) for _ in range(settings.workers)]
     try:
         yield
     finally:
@@ -81,21 +84,34 @@ async def _workers(settings: UpSettings) -> AsyncIterator[None]:
         await asyncio.gather(*keepers, return_exceptions=True)
 
 
-async def _keep_worker(settings: UpSettings) -> None:
-    """Run one worker process for as long as the server lives."""
-    command = [
-        *(sys.executable, "-m", "sovrun", "worker", "--store", str(settings.address)),
-        *("--isolation", settings.isolation, "--slots", str(settings.slots)),
-    ]
+async def _keep_worker(settings: UpSettings, hub: Hub) -> None:
+    """Run one worker process for as long as the server lives; what a dead one held goes to others at once."""
+    identity = SystemIdentity()
     while True:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, cwd=Path("/"), preexec_fn=_die_with_parent
-        )
+        name = WorkerId(f"{worker_name()}/{identity.fresh()}")
+        command = [
+            *(sys.executable, "-m", "sovrun", "worker", "--store", str(settings.address), "--name", name),
+            *("--isolation", settings.isolation, "--slots", str(settings.slots)),
+        ]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                cwd=Path("/"),
+                preexec_fn=partial(_die_with_parent, ctypes.CDLL(None), os.getpid()),
+            )
+        except OSError as error:
+            _say(f"no worker can be started: {error}; trying again")
+            await asyncio.sleep(RESPAWN_SECONDS)
+            continue
         try:
             code = await process.wait()
         except asyncio.CancelledError:
             await _stop(process, settings.grace_seconds)
             raise
+        finally:
+            with suppress(StoreUnavailable):  # then its silence is noticed, or the next start takes them back
+                await hub.bury(name)
         _say(f"a worker ended with code {code}; starting another")
         await asyncio.sleep(RESPAWN_SECONDS)
 
@@ -113,9 +129,11 @@ async def _stop(process: asyncio.subprocess.Process, grace_seconds: float) -> No
         await process.wait()
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(libc: ctypes.CDLL, parent: int) -> None:
     """Have the kernel kill this worker when the server dies, however it dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the kernel was asked
+        os._exit(1)
 
 
 def _say(text: str) -> None:

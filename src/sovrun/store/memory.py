@@ -205,7 +205,7 @@ class MemoryStore(MemoryReads):
             if holder == worker
         ]
 
-    async def take_back(self, silent_us: int) -> int:
+    async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
         """See `Store.take_back`."""
         now_us = self._clock.elapsed_us()
         held = {
@@ -216,7 +216,7 @@ class MemoryStore(MemoryReads):
         }
         silent = {
             w for w in held | set(self._lingering.values()) if now_us - self._heard.get(w, 0) >= silent_us
-        }
+        }.union(dead)
         return self._take_back(silent) if silent else 0
 
     async def recover(self) -> int:

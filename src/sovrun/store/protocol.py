@@ -335,8 +335,8 @@ class Store(Reads, Protocol):
     async def renew(self, worker: WorkerId) -> Sequence[Revoked]:
         """Note that a worker is alive, and return its leases that ended without its report."""
 
-    async def take_back(self, silent_us: int) -> int:
-        """Take back the leases of workers not heard of for `silent_us`. Returns: how many.
+    async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
+        """Take back the leases of workers not heard of for `silent_us`, and of `dead` ones. Returns: how many.
 
         A worker is heard of when it claims, commits or renews; after the store was opened, all are given that long.
         """

@@ -209,6 +209,7 @@ async def test_recovery_frees_the_slots_of_cancelled_steps(store: Store) -> None
     await cancelled(store, run)
     assert await store.recover() == 0
     assert await slots_held(store) == 0
+    assert list(await store.renew(WORKER)) == []
     assert len(await store.claim(OTHER, 9)) == 1
 
 

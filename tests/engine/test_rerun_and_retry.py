@@ -120,6 +120,32 @@ async def test_another_environment_reuses_nothing(start: Started, kind: str, tmp
         assert len(work.calls) == 6
 
 
+async def test_a_tool_is_asked_again_when_the_question_is_another(
+    start: Started, kind: str, tmp_path: Any
+) -> None:
+    """The step hash decides: a tool's answer belongs to no environment, yet what it was asked came out otherwise."""
+    if kind == "memory":
+        pytest.skip("a store in memory ends with its process")
+    questions = iter(("how much?", "how much?", "how many?"))
+    functions = {"plugin:ask": lambda: next(questions)}
+    ask = replace(dags.tool("tool", "a"), arguments=calls("x", "ask", question="from steps.a").arguments)
+    run = None
+    for number, asked in enumerate((True, False, True)):
+        executor = InProcessExecutor(functions=functions, spool=tmp_path / "files" / "spool")
+        executor.environment = sha256_hex(f"interpreter {number}".encode())
+        async with start(executor=executor) as bench:
+            if run is None:
+                run = await bench.submit(dags.dag(calls("a", "ask"), ask))
+            else:
+                run = (await bench.engine.desk.rerun(TENANT, run, ACTOR, from_step=None, note=None)).run
+            if asked:
+                await bench.wait_of(run)
+                await bench.engine.desk.answer(TENANT, run, StepId("tool"), ACTOR, output=number)
+            await bench.ended(run)
+            assert await bench.attempts(run) == [1, 0]
+            assert (await bench.outputs(run))["tool"] == (0 if number < 2 else 2)
+
+
 async def test_what_a_person_decided_is_not_asked_again(start: Started) -> None:
     spec = dags.dag(dags.tool("ask"), calls("use", "work", "ask", got="from steps.ask"))
     async with start(work=Counted()) as bench:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sovrun.core.errors import StoreUnavailable
+from sovrun.core.ids import Tenant
 from sovrun.core.lifecycle import State
 from sovrun.core.spec.model import Retry
 from sovrun.stores.sqlite import rows
@@ -184,4 +185,20 @@ async def test_requests_that_fail_together_can_be_sent_again_together(
     assert (acted, made.created) == ((True, State.COMPLETED), True)
     assert (committed.lost, len(committed.leases)) == ((), 1)
     assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    await store.close()
+
+
+async def test_turns_go_on_where_they_stopped_when_the_file_is_opened_again(path: Path) -> None:
+    store = opened(path)
+    tenants = [Tenant("a"), Tenant("b")]
+    for tenant in tenants:
+        for number in range(4):
+            await submitted(store, dags.shaped(dags.SINGLE), str(number), tenant=tenant)
+    await govern(store, tenant=tenants[0], weight=2)
+    order = ""
+    for _ in range(6):
+        order += (await claim_one(store)).tenant
+        killed(store)
+        store = opened(path)
+    assert order == "aabaab"
     await store.close()

@@ -18,6 +18,35 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def first_wait(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, str]:
+    """A run that waits for a person, made once; tests work on copies."""
+    site = Site(tmp_path_factory.mktemp("first"))
+    return site, site.begun()
+
+
+@pytest.fixture(scope="module")
+def second_wait(first_wait: tuple[Site, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, str]:
+    """The same run once it waits for the tool."""
+    site, run = first_wait
+    approved = site.copied(tmp_path_factory.mktemp("second"))
+    approved.approved(run)
+    assert approved.resumed(4) == ["awaiting_tool"]
+    return approved, run
+
+
+@pytest.fixture
+def asked(first_wait: tuple[Site, str], tmp_path: Path) -> tuple[Site, str]:
+    """A run that waits for a person, in a store of this test's own."""
+    return first_wait[0].copied(tmp_path), first_wait[1]
+
+
+@pytest.fixture
+def scanning(second_wait: tuple[Site, str], tmp_path: Path) -> tuple[Site, str]:
+    """A run that waits for a tool, in a store of this test's own."""
+    return second_wait[0].copied(tmp_path), second_wait[1]
+
+
 # --- the whole way ----------------------------------------------------------------------------------------------------
 
 
@@ -39,8 +68,10 @@ def test_a_run_waits_for_approval_every_process_is_stopped_and_it_completes_once
     assert all(step["until"] is None for step in shown["steps"])
 
 
-def test_an_owner_that_is_killed_while_it_holds_the_wait_leaves_it_to_be_approved(site: Site) -> None:
-    run = site.begun()
+def test_an_owner_that_is_killed_while_it_holds_the_wait_leaves_it_to_be_approved(
+    asked: tuple[Site, str],
+) -> None:
+    site, run = asked
     # A run with a step that takes long keeps the owner alive until it is killed.
     slow = RELEASE.replace("id: release}", "id: slow}").replace("plug:propose", "plug:slow")
     other = Site(site.folder / "other", slow, "import time\ndef slow(image):\n    time.sleep(600)\n")
@@ -68,8 +99,10 @@ def test_a_person_in_a_pipe_reads_what_is_waited_for_and_how_to_go_on(site: Site
 # --- decisions --------------------------------------------------------------------------------------------------------
 
 
-def test_an_approval_for_a_digest_that_is_not_current_is_refused_and_writes_nothing(site: Site) -> None:
-    run = site.begun()
+def test_an_approval_for_a_digest_that_is_not_current_is_refused_and_writes_nothing(
+    asked: tuple[Site, str],
+) -> None:
+    site, run = asked
     before = site.events(run)
     assert site.refusal("approve", run, "approve", "--shown", OTHER, *AS_MANAGER) == "confirmation_changed"
     assert site.refusal("reject", run, "approve", "--shown", OTHER, *AS_MANAGER) == "confirmation_changed"
@@ -77,8 +110,8 @@ def test_an_approval_for_a_digest_that_is_not_current_is_refused_and_writes_noth
     assert site.states(run)["approve"] == "awaiting_user_confirmation"
 
 
-def test_what_one_run_shows_does_not_approve_another(site: Site) -> None:
-    site.begun("--input", "image=old")
+def test_what_one_run_shows_does_not_approve_another(asked: tuple[Site, str]) -> None:
+    site, _ = asked
     (old,) = site.waits()
     run = site.begun("--input", "image=new")
     assert (
@@ -87,15 +120,15 @@ def test_what_one_run_shows_does_not_approve_another(site: Site) -> None:
     )
 
 
-def test_only_the_role_that_is_named_may_decide(site: Site) -> None:
-    run = site.begun()
+def test_only_the_role_that_is_named_may_decide(asked: tuple[Site, str]) -> None:
+    site, run = asked
     assert site.refusal("approve", run, "approve", "--yes") == "not_allowed"
     assert site.refusal("reject", run, "approve", "--yes", "--role", "reader") == "not_allowed"
     site.ask("approve", run, "approve", "--yes", "--role", "reader", *AS_MANAGER)
 
 
-def test_the_same_decision_again_is_acknowledged_and_another_is_refused(site: Site) -> None:
-    run = site.begun()
+def test_the_same_decision_again_is_acknowledged_and_another_is_refused(asked: tuple[Site, str]) -> None:
+    site, run = asked
     same = ("approve", run, "approve", "--yes", "--rationale", "seen", *AS_MANAGER)
     assert site.ask(*same)["changed"] is True
     before = site.events(run)
@@ -105,8 +138,8 @@ def test_the_same_decision_again_is_acknowledged_and_another_is_refused(site: Si
     assert site.events(run) == before
 
 
-def test_a_rejection_fails_the_step_and_what_needs_it(site: Site) -> None:
-    run = site.begun()
+def test_a_rejection_fails_the_step_and_what_needs_it(asked: tuple[Site, str]) -> None:
+    site, run = asked
     word = site.ask("reject", run, "approve", "--yes", "--rationale", "not now", *AS_MANAGER)
     assert word["status"] == "failed"
     shown = site.ask("show", run)
@@ -116,16 +149,16 @@ def test_a_rejection_fails_the_step_and_what_needs_it(site: Site) -> None:
     assert shown["reproducible"] is True, "a rejection is an outside answer, not a circumstance"
 
 
-def test_without_a_terminal_a_decision_names_what_it_is_about(site: Site) -> None:
-    run = site.begun()
+def test_without_a_terminal_a_decision_names_what_it_is_about(asked: tuple[Site, str]) -> None:
+    site, run = asked
     done = site.tell("approve", run, "approve", *AS_MANAGER, stdin=b"y\n")
     assert done.code == 2
     assert "--shown" in done.err
     assert site.states(run)["approve"] == "awaiting_user_confirmation"
 
 
-def test_a_step_that_does_not_wait_has_nothing_to_decide_on(site: Site) -> None:
-    run = site.begun()
+def test_a_step_that_does_not_wait_has_nothing_to_decide_on(asked: tuple[Site, str]) -> None:
+    site, run = asked
     assert site.refusal("approve", run, "propose", "--yes", *AS_MANAGER) == "illegal_transition"
     assert site.refusal("approve", run, "scan", "--yes", *AS_MANAGER) == "illegal_transition"
     assert site.refusal("approve", run, "nothing", "--yes", *AS_MANAGER) == "not_found"
@@ -133,8 +166,8 @@ def test_a_step_that_does_not_wait_has_nothing_to_decide_on(site: Site) -> None:
     assert site.refusal("approve", run, "approve", "--shown", "abc", *AS_MANAGER) == "invalid_identifier"
 
 
-def test_no_decision_crosses_tenants(site: Site) -> None:
-    run = site.begun()
+def test_no_decision_crosses_tenants(asked: tuple[Site, str]) -> None:
+    site, run = asked
     assert site.refusal("approve", run, "approve", "--yes", "--tenant", "other", *AS_MANAGER) == "not_found"
     assert site.ask("waiting", "--tenant", "other") == {"waits": []}
 
@@ -165,8 +198,8 @@ def at_terminal(site: Site, *arguments: object, typed: bytes) -> tuple[int, str]
     return process.wait(), shown.decode()
 
 
-def test_on_a_terminal_a_person_sees_what_is_shown_and_is_asked(site: Site) -> None:
-    run = site.begun()
+def test_on_a_terminal_a_person_sees_what_is_shown_and_is_asked(asked: tuple[Site, str]) -> None:
+    site, run = asked
     code, shown = at_terminal(site, "approve", run, "approve", *AS_MANAGER, typed=b"n\n")
     assert code == 1
     assert '"image": "app"' in shown
@@ -185,10 +218,8 @@ def test_what_is_shown_cannot_move_the_cursor_or_turn_the_direction_of_reading(s
 # --- tools ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_has_to_fit_the_declared_outputs(site: Site) -> None:
-    run = site.begun()
-    site.approved(run)
-    site.resumed(4)
+def test_an_answer_has_to_fit_the_declared_outputs(scanning: tuple[Site, str]) -> None:
+    site, run = scanning
     assert site.refusal("answer", run, "scan", "--output", '{"findings": "none"}') == "invalid_value"
     assert site.refusal("answer", run, "scan", "--output", "{") == "invalid_value"
     assert site.refusal("answer", run, "scan") == "invalid_setting"
@@ -197,10 +228,8 @@ def test_an_answer_has_to_fit_the_declared_outputs(site: Site) -> None:
     assert site.states(run)["scan"] == "awaiting_tool"
 
 
-def test_the_same_answer_again_is_acknowledged_and_another_is_refused(site: Site) -> None:
-    run = site.begun()
-    site.approved(run)
-    site.resumed(4)
+def test_the_same_answer_again_is_acknowledged_and_another_is_refused(scanning: tuple[Site, str]) -> None:
+    site, run = scanning
     (site.folder / "answer.json").write_text('{"findings": 3}')
     assert site.ask("answer", run, "scan", "--output-file", "answer.json")["changed"] is True
     assert (
@@ -210,16 +239,14 @@ def test_the_same_answer_again_is_acknowledged_and_another_is_refused(site: Site
     assert site.resumed(0) == ["completed"]
 
 
-def test_a_tool_that_has_no_answer_fails_the_step_with_its_words(site: Site) -> None:
-    run = site.begun()
-    site.approved(run)
-    site.resumed(4)
+def test_a_tool_that_has_no_answer_fails_the_step_with_its_words(scanning: tuple[Site, str]) -> None:
+    site, run = scanning
     assert site.ask("answer", run, "scan", "--failure", "no such image")["status"] == "failed"
     steps = {step["id"]: step for step in site.ask("show", run)["steps"]}
     assert steps["scan"]["reason"] == "tool_failed"
     assert steps["scan"]["error"]["message"] == "no such image"
 
 
-def test_an_answer_before_the_tool_is_asked_is_refused(site: Site) -> None:
-    run = site.begun()
+def test_an_answer_before_the_tool_is_asked_is_refused(asked: tuple[Site, str]) -> None:
+    site, run = asked
     assert site.refusal("answer", run, "scan", "--output", '{"findings": 0}') == "illegal_transition"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ class Site:
         self.folder = folder
         self.file = write_dag(folder / "dag", text, plug)
         self.store = f"sqlite:{folder / 'runs.db'}"
+
+    def copied(self, folder: Path) -> Site:
+        """Return a site of its own that begins as this one is now."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return Site(folder)
 
     def tell(self, *arguments: object, stdin: bytes = b"") -> Done:
         """Run a command on the store as a person does."""

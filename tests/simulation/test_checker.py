@@ -232,7 +232,7 @@ def test_a_retry_that_is_due_keeps_its_place_and_one_that_is_not_holds_nobody_up
             run_is(at, "executing"),
         ]
 
-    early, late = (history(SINGLE, second(at), "1") for at in (500, 1_500))
+    early, late = (history(SINGLE, second(at), "1") for at in (1_050, 1_150))
     assert check([history(SINGLE, rows), early]) == []
     assert [violation.rule for violation in check([history(SINGLE, rows), late])] == ["queue order"]
 

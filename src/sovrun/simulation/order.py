@@ -18,6 +18,9 @@ from sovrun.simulation.steps import BY_WORKERS
 Place: TypeAlias = tuple[int, int, int]
 """Priority, run sequence, plan index."""
 
+CLAIM_SLACK_US: Final = 100
+"""How long after its time a wait may be overlooked: a claim looks for waits that are over before it reads the queue."""
+
 _READY: Final = 0
 _GONE: Final = 1
 _STARTED: Final = 2
@@ -70,7 +73,7 @@ def _change(entry: Entry) -> tuple[int, int]:
     if entry.type == "step.queued":
         return _READY, entry.time_us
     if entry.type == "step.awaiting_tool" and entry.data["until"] is not None:
-        return _READY, max(entry.time_us, instant_us(entry.data["until"]))
+        return _READY, max(entry.time_us, instant_us(entry.data["until"])) + CLAIM_SLACK_US
     if entry.type == "step.executing" and "worker" in entry.data:
         return _STARTED, entry.time_us
     return _GONE, entry.time_us

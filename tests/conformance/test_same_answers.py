@@ -51,6 +51,7 @@ class Script:
         self.names = 0
         self.pending: list[Pending] = []
         self.said: list[Action] = []
+        self.entered: list[tuple[Tenant, RunId, DagSpec, int]] = []
 
     def next(self, clock: SetClock) -> Ask:
         """Return the next verb; the clock may have been moved."""
@@ -90,7 +91,7 @@ class Script:
     def _take_up(self) -> Ask:
         """Do to a step that was pending once what an engine may do, whether it is pending still or not."""
         chance = self.chance
-        pending = chance.choice(self.pending)
+        pending = chance.choice(self.pending[-6:] if chance.random() < 0.8 else self.pending)
         name = (pending.tenant, pending.run, pending.position)
         spec = next(spec for tenant, run, spec in self.runs if (tenant, run) == name[:2])
         step = spec.steps[pending.position]
@@ -107,6 +108,7 @@ class Script:
             action = Release(*name)
         else:
             action = EnterWait(*name, shown.digest, shown.digest)
+            self.entered.append((*name[:2], spec, pending.position))
         return lambda store: store.act(action, payloads=[shown])
 
     def _speak(self) -> Ask:
@@ -118,6 +120,8 @@ class Script:
         tenant, run, spec = chance.choice(self.runs)
         waits = [p for p, step in enumerate(spec.steps) if step.kind is not Kind.PYTHON] or [0]
         position = chance.choice(waits)
+        if self.entered and chance.random() < 0.8:
+            tenant, run, spec, position = chance.choice(self.entered[-4:])
         step, actor = spec.steps[position], Actor(chance.choice(["local:a", "local:b"]))
         said = payload({"said": chance.randint(0, 1)})
         if step.kind is Kind.CONFIRM:

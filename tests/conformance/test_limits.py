@@ -160,12 +160,14 @@ async def test_a_lower_priority_number_is_admitted_first(store: Store) -> None:
 
 
 async def test_a_newcomer_does_not_overtake_who_waits_for_admission(store: Store) -> None:
+    """Not even one that comes together with what makes the room."""
     await store.register(registration(SINGLE))
     await govern(store, SINGLE.id, runs_max=1)
     await submitted(store, SINGLE, "0")
     waits = await submitted(store, SINGLE, "1")
-    lease = await claim_one(store)
-    _, made = await asyncio.gather(commit(store, done(lease)), store.submit(submission(SINGLE, "2")))
+    _, made = await asyncio.gather(
+        govern(store, SINGLE.id, runs_max=2), store.submit(submission(SINGLE, "2"))
+    )
     assert await waits_for(store, waits) is None
     assert await waits_for(store, made.run) == "run_limit"
 

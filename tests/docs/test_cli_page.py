@@ -44,7 +44,10 @@ def test_every_option_is_explained_and_none_that_does_not_exist(name: str) -> No
         for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", cell)
     }
     options = {
-        option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("-")
+        option
+        for parameter in COMMANDS[name].params
+        for option in parameter.opts
+        if option.startswith("-") and not getattr(parameter, "hidden", False)
     } - {"--help", "-h"}
     assert explained == options
 

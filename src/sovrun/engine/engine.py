@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
-from sovrun.core.lifecycle import TERMINAL, State
+from sovrun.core.lifecycle import TERMINAL, Reason, State
 from sovrun.engine.clerk import Clerk
 from sovrun.engine.desk import Desk
 from sovrun.engine.handler import KnownDag, RunRequest, registration_of, submission_of
@@ -124,8 +124,13 @@ class Engine:
             return True
         if head.state not in (State.AWAITING_TOOL, State.AWAITING_USER_CONFIRMATION):
             return False
-        waits = [wait for wait in await self._store.waiting(head.tenant) if wait.run == head.id]
-        return len(waits) == head.counts.awaiting_tool + head.counts.awaiting_user
+        if head.counts.awaiting_tool == 0:
+            return True
+        steps = await self._store.steps(head.tenant, head.id)
+        waits = (step for step in steps if step.state is State.AWAITING_TOOL)
+        return all(
+            step.reason == Reason.TOOL for step in waits
+        )  # else a retry or a lost lease goes on by itself
 
     async def _is_paused(self, record: RunRecord) -> bool:
         tenant = record.head.tenant

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sovrun import __version__
 from sovrun.core.errors import SovrunError
@@ -14,7 +17,10 @@ from sovrun.service import resources, verbs
 from sovrun.service.problems import ERROR_PAGES, STATUS, problem_of
 from sovrun.store.protocol import Store
 
-PROBLEM = "application/problem+json"
+PROBLEM: Final = "application/problem+json"
+BODY_MAX: Final = 64 << 20
+"""Bytes that a request may have."""
+HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 
 
 def create_app(store: Store, files: Files, identity: Identity, *, isolation: str) -> FastAPI:
@@ -43,9 +49,47 @@ def create_app(store: Store, files: Files, identity: Identity, *, isolation: str
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)  # noqa: S101
-        return _plain_problem(request, error.status_code, "http_error", str(error.detail), [])
+        code = HTTP_CODES.get(error.status_code, "http_error")
+        return _plain_problem(request, error.status_code, code, str(error.detail), [])
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        del error  # the server logs it; a caller learns nothing of our insides
+        return _plain_problem(request, 500, "internal_error", "The server has a bug", [])
+
+    app.add_middleware(BodyLimit)
 
     return app
+
+
+class BodyLimit:
+    """Refuses requests that are too large, as soon as that is known."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count what is received."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if int(declared) > BODY_MAX:  # the protocol has refused one that is no number
+            title = f"The request has more than {BODY_MAX >> 20} MiB"
+            answer = _plain_problem(Request(scope), 413, HTTP_CODES[413], title, [])
+            await answer(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > BODY_MAX:
+                raise HTTPException(413, f"The request has more than {BODY_MAX >> 20} MiB")
+            return message
+
+        await self._app(scope, counted, send)
 
 
 def _plain_problem(request: Request, status: int, code: str, title: str, mistakes: list[str]) -> JSONResponse:

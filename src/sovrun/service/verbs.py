@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, get_args
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from sovrun.core.actions import Answer, CancelRun, Decide
-from sovrun.core.canonical import parse
-from sovrun.core.errors import InvalidIdentifier, InvalidValue, NotFound, PayloadTooLarge
+from sovrun.core.actions import Action, Answer, CancelRun, Decide
+from sovrun.core.canonical import canonical, parse, sha256_hex
+from sovrun.core.errors import InvalidIdentifier, InvalidValue, NotFound
+from sovrun.core.identity import dag_version, run_id_of
 from sovrun.core.ids import Actor, Tenant
+from sovrun.core.spec.normal import spec_from_normal
 from sovrun.service.callers import actor_of, tenant_of
-from sovrun.store.protocol import Governance, Registration, Store, Submission
+from sovrun.store.protocol import Governance, Payload, Registration, Report, Store, Submission
 from sovrun.stores.remote.store import PATIENCE_MAX_US
 from sovrun.stores.remote.values import from_json, to_json
 from sovrun.stores.remote.verbs import VERBS
 
-BODY_MAX = 64 << 20
+_NAMING_A_TENANT: Final = (Registration, Submission, Governance, *get_args(Action))
+_AT_MOST: Final = {"patience_us": PATIENCE_MAX_US, "limit": 10_000, "slots": 1_024}
+"""Larger numbers than these mean these."""
 
 
 def router_of(store: Store) -> APIRouter:
@@ -28,9 +32,11 @@ def router_of(store: Store) -> APIRouter:
 
     @router.post("/{verb}")
     async def call(verb: str, request: Request) -> JSONResponse:
+        """Carry out one verb of the store's protocol."""
         arguments = await _arguments(verb, request)
+        patient = bool(arguments.get("patience_us"))
         work = asyncio.ensure_future(getattr(store, verb)(*_positional(verb, arguments), **arguments))
-        if arguments.get("patience_us"):
+        if patient:
             await _unless_gone(request, work)
         return JSONResponse(to_json(await work))
 
@@ -40,22 +46,21 @@ def router_of(store: Store) -> APIRouter:
 async def _arguments(verb: str, request: Request) -> dict[str, Any]:
     known = VERBS.get(verb)
     if known is None:
-        raise NotFound(f"the engine has no verb {verb}")
-    body = await request.body()
-    if len(body) > BODY_MAX:
-        raise PayloadTooLarge(f"the request has more than {BODY_MAX >> 20} MiB")
-    sent = parse(body)
-    if not isinstance(sent, dict) or not set(sent) <= set(known.arguments):
-        raise InvalidValue(f"{verb} takes {', '.join(known.arguments) or 'nothing'}")
-    arguments = {name: from_json(known.arguments[name], value) for name, value in sent.items()}
+        raise NotFound(f"the engine has no verb {verb[:80]}")
     tenant, actor = tenant_of(request), actor_of(request)
-    arguments = {name: _signed(value, actor) for name, value in arguments.items()}
-    for value in arguments.values():
+    sent = parse(await request.body())
+    if not isinstance(sent, dict) or set(sent) != set(known.arguments):
+        raise InvalidValue(f"{verb} takes {', '.join(known.arguments) or 'nothing'}")
+    arguments = {
+        name: _signed(from_json(known.arguments[name], value), actor) for name, value in sent.items()
+    }
+    for name, value in arguments.items():
         _require_tenant(value, tenant)
+        _require_true(value)
+        if name in _AT_MOST:
+            arguments[name] = min(value, _AT_MOST[name])
     if arguments.get("tenant", tenant) != tenant:
         raise InvalidIdentifier("the request names another tenant than X-Tenant-Id")
-    if "patience_us" in arguments:
-        arguments["patience_us"] = min(arguments["patience_us"], PATIENCE_MAX_US)
     return arguments
 
 
@@ -67,11 +72,38 @@ def _signed(value: Any, actor: Actor) -> Any:
 
 
 def _require_tenant(value: Any, tenant: Tenant) -> None:
-    if (
-        isinstance(value, Registration | Submission | Governance | Answer | Decide | CancelRun)
-        and value.tenant != tenant
-    ):
+    """Refuse a request for another tenant; workers' leases and reports are of all tenants."""
+    if isinstance(value, _NAMING_A_TENANT) and value.tenant != tenant:
         raise InvalidIdentifier("the request names another tenant than X-Tenant-Id")
+
+
+def _require_true(value: Any) -> None:
+    """Refuse digests that are not of what they are sent with: nobody could find out later. Raises: InvalidValue."""
+    payloads: list[Payload] = []
+    if isinstance(value, list):
+        for item in value:
+            payloads += (
+                item.payloads if isinstance(item, Report) else [item] if isinstance(item, Payload) else []
+            )
+    elif isinstance(value, Submission):
+        payloads = [value.inputs] if value.note is None else [value.inputs, value.note]
+        if value.id != run_id_of(value.token):
+            raise InvalidValue("the run's id is not the beginning of its token")
+    elif isinstance(value, Registration):
+        _require_document(value)
+    for payload in payloads:
+        if payload.body is not None and sha256_hex(payload.body) != payload.digest:
+            raise InvalidValue(f"{payload.digest} is not the digest of its payload")
+
+
+def _require_document(registration: Registration) -> None:
+    normal: Any = parse(registration.normal)
+    try:
+        same = spec_from_normal(normal).id == registration.dag and canonical(normal) == registration.normal
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidValue(f"the document is not of the normal form: {error!r:.200}") from error
+    if not same or dag_version(normal, registration.code) != registration.version:
+        raise InvalidValue("the DAG's version is not the digest of its document and code")
 
 
 def _positional(verb: str, arguments: dict[str, Any]) -> list[Any]:
@@ -83,8 +115,16 @@ def _positional(verb: str, arguments: dict[str, Any]) -> list[Any]:
 
 async def _unless_gone(request: Request, work: asyncio.Future[Any]) -> None:
     """Wait for a call that takes its time; give it up when the caller goes away, so that nothing is handed to nobody."""
-    while not work.done():
-        await asyncio.wait([work], timeout=0.5)
-        if not work.done() and await request.is_disconnected():
-            work.cancel()
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
             raise NotFound("the caller went away")
+    finally:
+        gone.cancel()
+        work.cancel()  # without effect when it is done
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

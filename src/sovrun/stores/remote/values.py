@@ -15,7 +15,20 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from sovrun.core.errors import InvalidValue
+from sovrun.core.errors import InvalidIdentifier, InvalidValue
+from sovrun.core.ids import (
+    Actor,
+    DagId,
+    Digest,
+    RunId,
+    StepId,
+    Tenant,
+    WorkerId,
+    actor,
+    digest,
+    require_name,
+    run_id,
+)
 
 
 def to_json(value: Any) -> Any:
@@ -44,13 +57,13 @@ def from_json(kind: Any, value: Any) -> Any:
     """Return the protocol value of type `kind` that a JSON value stands for. Raises: InvalidValue."""
     try:
         return _read(kind, value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidIdentifier, RecursionError) as error:
         raise InvalidValue(f"not a {getattr(kind, '__name__', kind)}: {error}") from error
 
 
 def _read(kind: Any, value: Any) -> Any:  # noqa: C901 -- one row per form of type
     if isinstance(kind, typing.NewType):
-        return _read(kind.__supertype__, value)
+        return _named(kind, _read(kind.__supertype__, value))
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -74,7 +87,7 @@ def _read(kind: Any, value: Any) -> Any:  # noqa: C901 -- one row per form of ty
     if (
         kind in (str, int, bool, float)
         and isinstance(value, kind)
-        and not (kind is int and isinstance(value, bool))
+        and not (kind is int and (isinstance(value, bool) or value < 0))
     ):
         return value
     if kind in (None, type(None)) and value is None:
@@ -93,6 +106,19 @@ def _read_one_of(kinds: tuple[Any, ...], value: Any) -> Any:
     if named is not None and any(dataclasses.is_dataclass(kind) for kind in rest):
         raise TypeError(f"{named} is none of them")
     return _read(rest[0], value)
+
+
+def _named(kind: Any, text: str) -> str:
+    """Return a name or digest that is of the form that its type promises."""
+    if kind in (Tenant, DagId, StepId):
+        return require_name(text, kind.__name__)
+    if kind is Digest:
+        return digest(text)
+    if kind is RunId:
+        return run_id(text)
+    if kind in (Actor, WorkerId) and actor(text) != text:
+        raise ValueError(f"{text!r:.60} is no {kind.__name__}")
+    return text
 
 
 def _list(value: Any) -> list[Any]:

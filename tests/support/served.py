@@ -1,0 +1,86 @@
+"""A store served on a socket in this very event loop, and its client, as the conformance suite's third back end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+from fastapi import FastAPI
+
+from sovrun.core.ids import RunId, WorkerId
+from sovrun.service.app import create_app
+from sovrun.service.server import serving
+from sovrun.store.protocol import Store
+from sovrun.stores.files import FileStore
+from sovrun.stores.remote.store import RemoteStore
+from sovrun.stores.sqlite.store import SqliteStore
+from support.clock import SetClock
+from support.stores import fresh_file
+
+
+class SetIdentity:
+    """Counts where the system draws at random."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def fresh(self) -> str:
+        self._last += 1
+        return f"fresh-{self._last}"
+
+
+class NearOwner(RemoteStore):
+    """A client whose verbs for the owner alone go to the owner, which here lives in the same process."""
+
+    def __init__(self, socket: Path, owner: Store) -> None:
+        super().__init__(socket)
+        self._owner = owner
+
+    async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
+        return await self._owner.take_back(silent_us, dead=dead)
+
+    def subscribe(self, told: Callable[[RunId], None]) -> None:
+        self._owner.subscribe(told)
+
+    async def recover(self) -> int:
+        return await self._owner.recover()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server: the store that it owns, where it listens, its application, and a client that says whatever a test likes."""
+
+    owner: Store
+    socket: Path
+    app: FastAPI
+    client: httpx.AsyncClient
+
+
+@asynccontextmanager
+async def served(folder: Path, clock: SetClock) -> AsyncIterator[Served]:
+    owner = SqliteStore.open_owner(fresh_file(folder), clock)
+    app = create_app(owner, FileStore(folder / "files"), SetIdentity(), isolation="in-process")
+    with TemporaryDirectory(prefix="sovrun-") as short:  # a socket's path must be short, and pytest's are not
+        socket = Path(short) / "s"
+        async with serving(app, socket), _client(socket) as client:
+            yield Served(owner, socket, app, client)
+    await owner.close()
+
+
+@asynccontextmanager
+async def _client(socket: Path) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.AsyncHTTPTransport(uds=str(socket))
+    async with httpx.AsyncClient(transport=transport, base_url="http://sovrun", timeout=30) as client:
+        yield client
+
+
+@asynccontextmanager
+async def remote(folder: Path, clock: SetClock) -> AsyncIterator[Store]:
+    async with served(folder, clock) as server:
+        store = NearOwner(server.socket, server.owner)
+        yield store
+        await store.close()

@@ -26,7 +26,7 @@ from sovrun.core.canonical import decode
 from sovrun.core.errors import SovrunError
 from sovrun.core.identity import RunKey
 from sovrun.core.ids import RunId, Tenant
-from sovrun.core.lifecycle import TERMINAL
+from sovrun.core.lifecycle import State
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.engine.handler import KnownDag, RunRequest
 from sovrun.engine.history import chain_head
@@ -229,17 +229,28 @@ class Assault:
             if self.server.process is None or self.server.process.poll() is not None:
                 self.server.start()
             kind = self.random.choices(KINDS, WEIGHTS)[0]
-            victims = self.server.victims(kind)
-            if not victims:
+            victim = await self.victim(kind)
+            if victim is None:
                 continue
-            with suppress(ProcessLookupError):
-                os.kill(self.random.choice(victims), signal.SIGKILL)
-                self.kills[kind] += 1
+            try:
+                os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            self.kills[kind] += 1
             if kind == "server":
                 assert self.server.process is not None
                 self.server.process.wait()
                 await asyncio.sleep(self.random.uniform(0, 0.3))
                 self.server.start()
+
+    async def victim(self, kind: str) -> int | None:
+        """Return a process of one kind, waiting a while for one to appear: a new server has no workers yet."""
+        for _ in range(100):
+            victims = self.server.victims(kind)
+            if victims:
+                return self.random.choice(victims)
+            await asyncio.sleep(0.05)
+        return None
 
     async def all_ended(self) -> None:
         """Wait until nothing is left to do. Raises: TimeoutError."""
@@ -253,6 +264,7 @@ class Assault:
         histories: list[History] = []
         states: Counter[str] = Counter()
         events: Counter[str] = Counter()
+        failures: Counter[str] = Counter()
         reproducible = attempts = 0
         async with open_reader(self.address) as (reader, _):
             for number, run in sorted(self.acknowledged.items()):
@@ -262,10 +274,14 @@ class Assault:
                 head = await chain_head(reader, TENANT, run)
                 histories.append(History(spec, entries, head))
                 events.update(entry.type for entry in entries)
+                failures.update(
+                    e.data.get("failure") or e.data["reason"] for e in entries if "attempts" in e.data
+                )
                 states[record.head.state] += 1
                 attempts += sum(step.attempts for step in await reader.steps(TENANT, run))
-                if record.head.state not in TERMINAL or record.head.state != "completed":
-                    found.append(f"run {run} is {record.head.state}")
+                failed = [(e.step, e.data["failure"]) for e in entries if e.type == "step.failed"]
+                if record.head.state is not State.COMPLETED:
+                    found.append(f"run {run} is {record.head.state}: {failed}")
                 reproducible += bool(record.head.reproducible)
                 if not record.head.reproducible or record.head.outcome != expected[number % VARIANTS]:
                     found.append(
@@ -278,6 +294,7 @@ class Assault:
             "reproducible": reproducible,
             "attempts": attempts,
             "lateReportsRefused": late,
+            "failures": dict(sorted(failures.items())),
             "events": dict(sorted(events.items())),
         }
         return figures, found

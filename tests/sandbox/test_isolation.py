@@ -299,7 +299,7 @@ async def test_when_the_supervisor_dies_its_steps_die_and_are_reported_and_later
     await eventually(lambda: living(marker))
     os.kill(sandbox._link._process.pid, signal.SIGKILL)
     failed = failure_of(await running)
-    assert (failed.reason, failed.circumstance, failed.retryable) == ("sandbox_error", True, False)
+    assert (failed.reason, failed.circumstance, failed.retryable) == ("sandbox_error", True, True)
     await eventually(lambda: not living(marker))
     assert value_of(await sandbox.execute(task("look:identity", code=folder)))["uid"] == 1000
 

@@ -104,9 +104,8 @@ async def test_a_step_whose_input_came_out_otherwise_is_executed_again(start: St
     assert list(numbers) == []
 
 
+@pytest.mark.parametrize("kind", ["sqlite"])  # a store in memory ends with its process
 async def test_another_environment_reuses_nothing(start: Started, kind: str, tmp_path: Any) -> None:
-    if kind == "memory":
-        pytest.skip("a store in memory ends with its process")
     work = Counted()
     async with start(work=work) as bench:
         first = await bench.submit(CHAIN)
@@ -120,12 +119,11 @@ async def test_another_environment_reuses_nothing(start: Started, kind: str, tmp
         assert len(work.calls) == 6
 
 
+@pytest.mark.parametrize("kind", ["sqlite"])  # a store in memory ends with its process
 async def test_a_tool_is_asked_again_when_the_question_is_another(
     start: Started, kind: str, tmp_path: Any
 ) -> None:
     """The step hash decides: a tool's answer belongs to no environment, yet what it was asked came out otherwise."""
-    if kind == "memory":
-        pytest.skip("a store in memory ends with its process")
     questions = iter(("how much?", "how much?", "how many?"))
     functions = {"plugin:ask": lambda: next(questions)}
     ask = replace(dags.tool("tool", "a"), arguments=calls("x", "ask", question="from steps.a").arguments)

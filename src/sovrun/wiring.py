@@ -248,6 +248,11 @@ def socket_of(path: Path) -> Path:
     return path.with_name(path.name + ".sock")
 
 
+def is_served(address: StoreAddress) -> bool:
+    """Return whether a server has left its socket beside a store; it may still be that nobody listens."""
+    return address.path is not None and socket_of(address.path).exists()
+
+
 @asynccontextmanager
 async def open_worker(
     address: StoreAddress, *, isolation: str, slots: int, name: str | None = None

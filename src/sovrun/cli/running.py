@@ -22,15 +22,27 @@ from sovrun.cli.options import (
 )
 from sovrun.cli.output import STYLE, Exit, complete, err, exit_of_run, out, print_json
 from sovrun.cli.progress import follow
+from sovrun.cli.serving import followed
 from sovrun.cli.waits import print_waits_of
 from sovrun.core.canonical import decode
+from sovrun.core.errors import StoreOwned
 from sovrun.core.identity import RunKey
 from sovrun.core.ids import RunId, StepId, Tenant, idempotency_key
 from sovrun.core.lifecycle import TERMINAL, State
+from sovrun.engine.desk import Desk
 from sovrun.engine.handler import RunRequest
 from sovrun.engine.views import is_reused, plan_of_run, run_json, step_error
 from sovrun.store.protocol import PRIORITY_DEFAULT, RunRecord
-from sovrun.wiring import Opened, StoreAddress, SystemIdentity, local_actor, open_engine
+from sovrun.wiring import (
+    Opened,
+    StoreAddress,
+    Submitting,
+    SystemIdentity,
+    is_served,
+    local_actor,
+    open_engine,
+    open_submitting,
+)
 
 _NAMES_MAX: Final = 20
 """Names of steps that a summary lists."""
@@ -72,26 +84,44 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a DAG durably to its end and show what came out."""
+    """Run a DAG durably to its end and show what came out; where a server owns the store, it executes the run."""
     whose = tenant_of(tenant)
     caller = None if key is None else idempotency_key(key)
     address = StoreAddress.parse(store)
 
-    async def job() -> Exit:
+    def request_of(opened: Opened | Submitting) -> RunRequest:
+        dag = opened.load(file, whose)
+        given = inputs_of(
+            dag.spec.inputs, inputs or [], input_files or [], inputs_file, whose=whose, kept=opened.files
+        )
+        run_key = RunKey(fresh=SystemIdentity().fresh()) if caller is None else RunKey(caller=caller)
+        return RunRequest(dag, given, run_key, local_actor(), isolation, note, priority)
+
+    async def here() -> Exit:
         async with open_engine(address, isolation=isolation, slots=workers) as opened:
-            dag = opened.load(file, whose)
-            given = inputs_of(
-                dag.spec.inputs, inputs or [], input_files or [], inputs_file, whose=whose, kept=opened.files
-            )
-            actor = local_actor()
-            await opened.engine.register(dag, actor)
-            run_key = RunKey(fresh=SystemIdentity().fresh()) if caller is None else RunKey(caller=caller)
-            request = RunRequest(dag, given, run_key, actor, isolation, note, priority)
+            request = request_of(opened)
+            await opened.engine.register(request.dag, request.actor)
             submitted = await opened.engine.submit(request)
             if not as_json:
                 announce(opened, address, submitted.run, created=submitted.created)
             record = await follow(opened, whose, submitted.run, quiet=as_json)
             return await finish(opened, address, record, save=save, as_json=as_json)
+
+    async def there() -> Exit:
+        async with open_submitting(address) as opened:
+            submitted = await opened.submit(request_of(opened))
+            if not as_json:
+                announce(opened, address, submitted.run, created=submitted.created)
+            record = await followed(opened.store, whose, submitted.run, quiet=as_json)
+            return await finish(opened, address, record, save=save, as_json=as_json)
+
+    async def job() -> Exit:
+        try:
+            return await here()
+        except StoreOwned:
+            if not is_served(address):
+                raise
+            return await there()
 
     raise typer.Exit(complete(job()))
 
@@ -125,15 +155,15 @@ def resume(
     raise typer.Exit(complete(job()))
 
 
-def announce(opened: Opened, address: StoreAddress, run_id: RunId, *, created: bool) -> None:
+def announce(opened: Opened | Submitting, address: StoreAddress, run_id: RunId, *, created: bool) -> None:
     """Say on standard error which run is worked on."""
-    if opened.engine.resumed:
+    if isinstance(opened, Opened) and opened.engine.resumed:
         err.print(f"[dim]took back {opened.engine.resumed} steps that an interrupted engine had begun[/]")
     err.print(f"[dim]{'run' if created else 'known run'}[/] {run_id} [dim]in {escape(str(address))}[/]")
 
 
 async def finish(
-    opened: Opened, address: StoreAddress, record: RunRecord, *, save: Path | None, as_json: bool
+    opened: Opened | Submitting, address: StoreAddress, record: RunRecord, *, save: Path | None, as_json: bool
 ) -> Exit:
     """Show how a run ended or what it is left waiting for, and return the exit code for it."""
     saved = [] if save is None else await save_files(opened, record, save)
@@ -145,7 +175,9 @@ async def finish(
     return exit_of_run(record.head.state)
 
 
-async def _summary(opened: Opened, address: StoreAddress, record: RunRecord, saved: list[Path]) -> None:
+async def _summary(
+    opened: Opened | Submitting, address: StoreAddress, record: RunRecord, saved: list[Path]
+) -> None:
     head = record.head
     steps = await opened.store.steps(head.tenant, head.id)
     plan = await plan_of_run(opened.store, record)
@@ -169,7 +201,7 @@ async def _summary(opened: Opened, address: StoreAddress, record: RunRecord, sav
     for path in saved:
         out.print(f"saved {escape(str(path))}")
     if not ended:
-        await print_waits_of(opened.engine.desk, record, address)
+        await print_waits_of(Desk(opened.store, opened.files), record, address)
     elif address.path is not None:
         out.print(f"replay with: sovrun replay {head.id}{same_store(address, head.tenant)}", markup=False)
 
@@ -179,7 +211,7 @@ def _few(names: list[StepId]) -> str:
     return shown if len(names) <= _NAMES_MAX else f"{shown} and {len(names) - _NAMES_MAX:,} more"
 
 
-async def save_files(opened: Opened, record: RunRecord, directory: Path) -> list[Path]:
+async def save_files(opened: Opened | Submitting, record: RunRecord, directory: Path) -> list[Path]:
     """Copy the files named by members of the steps' outputs to `directory/STEP/MEMBER`; return where they are."""
     head = record.head
     plan = await plan_of_run(opened.store, record)
@@ -198,5 +230,5 @@ async def save_files(opened: Opened, record: RunRecord, directory: Path) -> list
     return saved
 
 
-async def _payload(opened: Opened, tenant: Tenant, digest: Any) -> bytes | None:
+async def _payload(opened: Opened | Submitting, tenant: Tenant, digest: Any) -> bytes | None:
     return await opened.store.payload(tenant, digest) or opened.files.get(tenant, digest)

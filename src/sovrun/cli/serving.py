@@ -150,7 +150,7 @@ def watch(
 
     async def job() -> Exit:
         async with open_reader(StoreAddress.parse(store)) as (reader, _):
-            record = await _followed(reader, whose, await find_run(reader, whose, run), quiet=as_json)
+            record = await followed(reader, whose, await find_run(reader, whose, run), quiet=as_json)
             if as_json:
                 print_json(await run_json(reader, record))
             else:
@@ -163,7 +163,8 @@ def watch(
     raise typer.Exit(complete(job()))
 
 
-async def _followed(reader: Reads, tenant: Tenant, run: RunId, *, quiet: bool) -> RunRecord:
+async def followed(reader: Reads, tenant: Tenant, run: RunId, *, quiet: bool) -> RunRecord:
+    """Show the events of a run that others execute until it is terminal or left waiting, and return it."""
     after = 0
     while True:
         record = await reader.run(tenant, run)

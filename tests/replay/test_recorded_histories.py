@@ -19,7 +19,7 @@ from sovrun.core.lifecycle import TRANSITIONS, Counts, RunFacts, State, run_stat
 from sovrun.core.plan import plan_of
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.core.step import Step, evolve
-from support.histories import event_of, read_history, step_events
+from support.recorded import event_of, read_history, step_events
 
 HERE = Path(__file__).parent
 RECORDED = sorted(HERE.glob("*/*.ndjson"))

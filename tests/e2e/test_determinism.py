@@ -31,11 +31,10 @@ def slow_dag(directory: Path, steps: int) -> Path:
     text = SLOW
     for number in range(steps):
         first = f'  - {{id: s{number:02}, python: "plug:work", with: {{number: {number}'
-        rest = (
-            f", before: {{from: steps.s{number - 1:02}.sum}}}}, needs: [s{number - 1:02}]}}"
-            if number
-            else "}}"
-        )
+        before = f", before: {{from: steps.s{number - 1:02}.sum}}" if number else ""
+        needs = f"needs: [s{number - 1:02}], " if number else ""
+        # Every kill uses up an attempt of the steps under way; on a slow machine that may be the same step each time.
+        rest = before + "}, " + needs + "retry: {maxAttempts: 9}}"
         text += first + rest + "\n"
     return write_dag(directory, text, SLOW_PLUG)
 

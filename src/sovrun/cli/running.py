@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -97,33 +99,52 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
         run_key = RunKey(fresh=SystemIdentity().fresh()) if caller is None else RunKey(caller=caller)
         return RunRequest(dag, given, run_key, local_actor(), isolation, note, priority)
 
-    async def here() -> Exit:
-        async with open_engine(address, isolation=isolation, slots=workers) as opened:
-            request = request_of(opened)
-            await opened.engine.register(request.dag, request.actor)
-            submitted = await opened.engine.submit(request)
-            if not as_json:
-                announce(opened, address, submitted.run, created=submitted.created)
-            record = await follow(opened, whose, submitted.run, quiet=as_json)
-            return await finish(opened, address, record, save=save, as_json=as_json)
-
-    async def there() -> Exit:
-        async with open_submitting(address) as opened:
-            submitted = await opened.submit(request_of(opened))
-            if not as_json:
-                announce(opened, address, submitted.run, created=submitted.created)
-            record = await followed(opened.store, whose, submitted.run, quiet=as_json)
-            return await finish(opened, address, record, save=save, as_json=as_json)
+    order = _Order(address, whose, isolation, workers, save, as_json, request_of)
 
     async def job() -> Exit:
         try:
-            return await here()
+            return await _run_here(order)
         except StoreOwned:
             if not is_served(address):
                 raise
-            return await there()
+            return await _run_beside(order)
 
     raise typer.Exit(complete(job()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What `sovrun run` was told; `request_of` takes the DAG and the inputs into the files of a store."""
+
+    address: StoreAddress
+    tenant: Tenant
+    isolation: str
+    workers: int
+    save: Path | None
+    as_json: bool
+    request_of: Callable[[Opened | Submitting], RunRequest]
+
+
+async def _run_here(order: _Order) -> Exit:
+    """Execute the run in this process. Raises: StoreOwned when another has the store."""
+    async with open_engine(order.address, isolation=order.isolation, slots=order.workers) as opened:
+        request = order.request_of(opened)
+        await opened.engine.register(request.dag, request.actor)
+        submitted = await opened.engine.submit(request)
+        if not order.as_json:
+            announce(opened, order.address, submitted.run, created=submitted.created)
+        record = await follow(opened, order.tenant, submitted.run, quiet=order.as_json)
+        return await finish(opened, order.address, record, save=order.save, as_json=order.as_json)
+
+
+async def _run_beside(order: _Order) -> Exit:
+    """Give the run to the server that owns the store, and follow it."""
+    async with open_submitting(order.address) as opened:
+        submitted = await opened.submit(order.request_of(opened))
+        if not order.as_json:
+            announce(opened, order.address, submitted.run, created=submitted.created)
+        record = await followed(opened.store, order.tenant, submitted.run, quiet=order.as_json)
+        return await finish(opened, order.address, record, save=order.save, as_json=order.as_json)
 
 
 def resume(

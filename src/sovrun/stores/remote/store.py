@@ -66,6 +66,8 @@ class RemoteStore:
         tenant = arguments.get("tenant") or next(
             (value.tenant for value in arguments.values() if hasattr(value, "tenant")), _NO_TENANT
         )
+        if self._closed.is_set():
+            raise StoreUnavailable(f"{self._socket}: this end is closed")
         body = {name: to_json(value) for name, value in arguments.items()}
         try:
             answer = await self._client.post(
@@ -92,10 +94,24 @@ class RemoteStore:
         """See `Store.claim`."""
         while True:
             turn_us = min(patience_us, PATIENCE_MAX_US)
-            leases = await self._call("claim", worker=worker, slots=slots, patience_us=turn_us)
+            leases = await self._waited("claim", worker=worker, slots=slots, patience_us=turn_us)
             patience_us -= turn_us
             if leases or patience_us <= 0 or self._closed.is_set():
                 return cast("list[Lease]", leases)
+
+    async def _waited(self, verb: str, **arguments: Any) -> list[Any]:
+        """Call a verb that waits; closing answers it with nothing."""
+        if self._closed.is_set():
+            return []
+        call = asyncio.ensure_future(self._call(verb, **arguments))
+        closing = asyncio.ensure_future(self._closed.wait())
+        try:
+            await asyncio.wait([call, closing], return_when=asyncio.FIRST_COMPLETED)
+            return [] if not call.done() else cast("list[Any]", call.result())
+        finally:
+            closing.cancel()
+            if call.cancel():
+                await asyncio.wait([call])  # its connection is to be closed before the client is
 
     async def commit(self, reports: Sequence[Report], *, worker: WorkerId, slots: int = 0) -> Committed:
         """See `Store.commit`."""
@@ -108,7 +124,7 @@ class RemoteStore:
     async def pending(self, limit: int, *, patience_us: int = 0) -> Sequence[Pending]:
         """See `Store.pending`."""
         turn_us = min(patience_us, PATIENCE_MAX_US)
-        return cast("list[Pending]", await self._call("pending", limit=limit, patience_us=turn_us))
+        return await self._waited("pending", limit=limit, patience_us=turn_us)
 
     async def renew(self, worker: WorkerId) -> Sequence[Revoked]:
         """See `Store.renew`."""

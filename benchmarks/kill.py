@@ -228,7 +228,8 @@ class Assault:
             await asyncio.sleep(self.random.uniform(0.02, self.options.interval * 2))
             if self.server.process is None or self.server.process.poll() is not None:
                 self.server.start()
-            kind = self.random.choices(KINDS, WEIGHTS)[0]
+            missing = [kind for kind in KINDS if not self.kills[kind]]  # each kind once before chance decides
+            kind = missing[0] if missing else self.random.choices(KINDS, WEIGHTS)[0]
             victim = await self.victim(kind)
             if victim is None:
                 continue

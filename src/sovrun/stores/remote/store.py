@@ -107,7 +107,9 @@ class RemoteStore:
         closing = asyncio.ensure_future(self._closed.wait())
         try:
             await asyncio.wait([call, closing], return_when=asyncio.FIRST_COMPLETED)
-            return [] if not call.done() else cast("list[Any]", call.result())
+            if self._closed.is_set():
+                return []
+            return cast("list[Any]", call.result())
         finally:
             closing.cancel()
             if call.cancel():

@@ -216,6 +216,8 @@ def test_a_killed_server_takes_workers_and_steps_with_it_and_its_successor_resum
         assert server.ended(runs[1])["status"] == "completed"
         below = descendants(server.pid)
         assert len(below) > 2, "workers, and processes of the step"
+        for worker in server.workers():
+            os.kill(worker, signal.SIGSTOP)  # not even a worker that hangs is left
         server.kill()
         for pid in below:
             until(lambda pid=pid: not alive(pid), f"the end of {pid}")  # type: ignore[misc]

@@ -177,7 +177,8 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_read(server: Ser
         f"POST /api/v1/runs HTTP/1.1\r\nHost: x\r\nX-Tenant-Id: t\r\nContent-Length: {BODY_MAX + 1}\r\n\r\n"
     )
     writer.write(head.encode())
-    answer = await reader.readuntil(b"\r\n\r\n")
+    async with asyncio.timeout(20):
+        answer = await reader.readuntil(b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"application/problem+json" in answer
     writer.close()
@@ -234,6 +235,12 @@ async def test_what_is_not_what_its_digest_says_is_refused(store: RemoteStore) -
     with pytest.raises(InvalidIdentifier):
         await store.register(replace(registration(SINGLE), tenant=Tenant("no name")))
     assert await store.unfinished() == []
+
+
+@pytest.mark.parametrize("limit", [-1, 1.5, "9", True, None])
+async def test_a_number_that_is_none_is_refused(server: Served, limit: Any) -> None:
+    body = {"tenant": TENANT, "limit": limit, "before": None}
+    require_problem(await call(server, "runs", body), 400, "invalid_value")
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))

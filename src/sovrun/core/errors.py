@@ -143,6 +143,45 @@ class StepKindUnavailable(SovrunError):
     code, title = "step_kind_unavailable", "This kind of step cannot run here"
 
 
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+class InvalidCommand(SovrunError):
+    """A command's payload does not fit its kind, or its adapter does not take such commands."""
+
+    code, title = "invalid_command", "The command is not well-formed"
+
+
+class IdempotencyKeyRequired(SovrunError):
+    """A command that may create something was sent without a key, so that a repeat could not be told from a second one."""
+
+    code, title = "idempotency_key_required", "This command needs an idempotency key"
+
+
+class IdempotencyKeyInFlight(SovrunError):
+    """The command with this key has no outcome yet."""
+
+    code, title = "idempotency_key_in_flight", "The command with this key is still under way"
+
+
+class CommandMoved(SovrunError):
+    """The command's journal has gone on since it was read."""
+
+    code, title = "command_moved", "The command is no longer where it was"
+
+
+class EffectWouldRepeat(SovrunError):
+    """A re-run would do something outside again that its parent did or may have done."""
+
+    code, title = "effect_would_repeat", "The re-run would repeat an effect"
+
+
+class AdapterUnavailable(SovrunError):
+    """No adapter of that name is configured for the tenant, or its configuration cannot be used."""
+
+    code, title = "adapter_unavailable", "There is no such adapter"
+
+
 # --- stores ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,1 @@
+"""The command boundary: the only way from a run, a person or a program to an effect outside."""

@@ -61,6 +61,7 @@ async def pending(store: Store) -> RunId:
     return await submitted(store, TOOL)
 
 
+@pytest.mark.owner_only("the socket signs what it is sent with the caller's own name")
 @pytest.mark.parametrize("reach", [received, queued, executing, retrying, waiting, pending])
 async def test_a_run_is_cancelled_whatever_it_does(store: Store, clock: SetClock, reach) -> None:  # type: ignore[no-untyped-def]
     run = await reach(store)
@@ -80,6 +81,7 @@ async def test_a_run_is_cancelled_whatever_it_does(store: Store, clock: SetClock
     assert (await store.depths(TENANT))[-1].queued == 0
 
 
+@pytest.mark.owner_only("the socket signs what it is sent with the caller's own name")
 @pytest.mark.parametrize("reach", [queued, executing, waiting])
 async def test_cancelling_twice_is_harmless_and_another_request_is_refused(store: Store, reach) -> None:  # type: ignore[no-untyped-def]
     run = await reach(store)
@@ -104,6 +106,7 @@ async def test_a_terminal_run_refuses_to_be_cancelled(store: Store) -> None:
         await store.act(CancelRun(Tenant("u"), run, ALICE, None))
 
 
+@pytest.mark.owner_only("the socket signs what it is sent with the caller's own name")
 async def test_of_two_cancellations_at_once_the_first_counts(store: Store) -> None:
     run = await submitted(store, CHAIN)
     told = await asyncio.gather(

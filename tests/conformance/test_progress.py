@@ -39,6 +39,7 @@ async def types(store: Store, run: RunId) -> list[str]:
 # --- going on -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.owner_only("the socket signs what it is sent with the caller's own name")
 async def test_a_chain_is_recorded_event_by_event(store: Store) -> None:
     run = await submitted(store, dags.shaped({"a": "", "b": "a"}))
     await drained(store)

@@ -242,6 +242,7 @@ async def test_each_ended_run_is_told_once(store: Store) -> None:
     assert sorted(run for answer in answers for run in answer.ended) == sorted(runs)
 
 
+@pytest.mark.owner_only("recovery does not travel, so it is not in one commit with a report that does")
 async def test_recovery_beside_a_report_takes_back_only_what_still_runs(store: Store) -> None:
     spec = dags.shaped(dags.APART, retry=Retry())
     run = await submitted(store, spec)

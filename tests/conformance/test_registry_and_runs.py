@@ -64,6 +64,7 @@ async def test_a_dag_that_nobody_registered_has_no_runs(store: Store) -> None:
 # --- submissions --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.owner_only("the socket signs what it is sent with the caller's own name")
 async def test_a_run_is_kept_as_it_was_asked_for(store: Store, clock: SetClock) -> None:
     await store.register(registration(CHAIN))
     request = submission(CHAIN, "1", inputs={"day": "monday"}, note="because \u00e9", priority=7)
@@ -109,6 +110,7 @@ async def test_the_same_token_is_the_same_run(store: Store) -> None:
     assert len(await store.events(TENANT, request.id)) == 3
 
 
+@pytest.mark.owner_only("the socket refuses digests that are not of what they are sent with")
 async def test_the_same_request_under_a_callers_key_answers_with_the_first_run(store: Store) -> None:
     await store.register(registration(CHAIN))
     first = await store.submit(submission(CHAIN, "1", caller_key="order 1"))
@@ -176,6 +178,7 @@ async def test_a_report_on_what_does_not_exist_is_lost(store: Store, change: dic
 # --- payloads and reads -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.owner_only("the socket refuses digests that are not of what they are sent with")
 async def test_payloads_are_kept_byte_for_byte_and_once(store: Store) -> None:
     await store.register(registration(SINGLE))
     request = submission(SINGLE, "1", inputs={"text": "\u20ac", "n": 1.5}, note="why")

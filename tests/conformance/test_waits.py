@@ -155,6 +155,7 @@ async def test_what_cannot_be_asked_fails_the_step_for_good(store: Store) -> Non
 # --- answers and decisions ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.owner_only("the socket signs what it is sent with the caller's own name")
 @kinds
 async def test_a_word_ends_the_wait_and_the_run_goes_on(store: Store, kind: str) -> None:
     run = await waiting(store, kind)
@@ -183,6 +184,7 @@ async def test_the_identical_word_again_is_acknowledged_and_writes_nothing(store
     assert list(told[: len(before)]) == list(before)
 
 
+@pytest.mark.owner_only("the socket signs what it is sent with the caller's own name")
 @kinds
 async def test_another_word_after_the_first_is_refused_and_writes_nothing(store: Store, kind: str) -> None:
     run = await waiting(store, kind)
@@ -196,6 +198,7 @@ async def test_another_word_after_the_first_is_refused_and_writes_nothing(store:
     assert await store.payload(TENANT, SHOWN.digest) is not None  # from when the wait began
 
 
+@pytest.mark.owner_only("the socket signs what it is sent with the caller's own name")
 @kinds
 async def test_of_many_words_at_once_one_counts(store: Store, kind: str) -> None:
     run = await waiting(store, kind)
@@ -316,6 +319,7 @@ async def test_a_retry_that_waits_for_its_time_waits_for_nobody(store: Store) ->
     assert list(await store.waiting(TENANT)) == []
 
 
+@pytest.mark.owner_only("a thousand calls through a socket take long and show nothing that one does not")
 async def test_a_thousand_waits_hold_no_slot(store: Store) -> None:
     await store.register(registration(TOOL))
     made = await asyncio.gather(*(store.submit(submission(TOOL, str(number))) for number in range(1_000)))

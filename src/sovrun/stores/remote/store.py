@@ -61,13 +61,23 @@ class RemoteStore:
             transport=transport, base_url="http://sovrun", timeout=_ANSWER_SECONDS
         )
         self._closed = asyncio.Event()
+        self._under_way: set[asyncio.Future[None]] = set()
 
     async def _call(self, verb: str, **arguments: Any) -> Any:
+        if self._closed.is_set():
+            raise StoreUnavailable(f"{self._socket}: this end is closed")
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._under_way.add(over)
+        try:
+            return await self._sent(verb, arguments)
+        finally:
+            self._under_way.discard(over)
+            over.set_result(None)
+
+    async def _sent(self, verb: str, arguments: Mapping[str, Any]) -> Any:
         tenant = arguments.get("tenant") or next(
             (value.tenant for value in arguments.values() if hasattr(value, "tenant")), _NO_TENANT
         )
-        if self._closed.is_set():
-            raise StoreUnavailable(f"{self._socket}: this end is closed")
         body = {name: to_json(value) for name, value in arguments.items()}
         try:
             answer = await self._client.post(
@@ -112,8 +122,8 @@ class RemoteStore:
             return cast("list[Any]", call.result())
         finally:
             closing.cancel()
-            if call.cancel():
-                await asyncio.wait([call])  # its connection is to be closed before the client is
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)  # what it would say now, nobody waits for
 
     async def commit(self, reports: Sequence[Report], *, worker: WorkerId, slots: int = 0) -> Committed:
         """See `Store.commit`."""
@@ -208,8 +218,10 @@ class RemoteStore:
         return cast("int", await self._call("late_reports"))
 
     async def close(self) -> None:
-        """Release the connections; the owner goes on."""
+        """Answer the calls that wait, let the others have their answers, and release the connections."""
         self._closed.set()
+        if self._under_way:
+            await asyncio.wait(self._under_way)
         await self._client.aclose()
 
 

@@ -44,6 +44,7 @@ class Task:
         code_digest: of what lies in `code`, so that what was imported from it before is not taken for it.
         resources: limits; an executor that cannot enforce one says so in `Executor.limits`.
         epoch: SOURCE_DATE_EPOCH, in seconds.
+        log: path of the file to which what the step prints is appended as it comes; None means nowhere.
     """
 
     tenant: Tenant
@@ -58,6 +59,7 @@ class Task:
     code: Path | None = None
     files: Mapping[Digest, Path] = field(default_factory=dict)
     code_digest: Digest | None = None
+    log: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sovrun.sandbox import collect, launch, wire
+from sovrun.sandbox.capture import Log
 from sovrun.sandbox.exchange import WORK
 from sovrun.sandbox.refusals import explain
 from sovrun.sandbox.runner import CONTROL
@@ -58,7 +59,7 @@ class Attempt:
 
     Args:
         ident: the engine's number for it.
-        task: as the engine sent it: `kind`, `entry`, `code`, `files`, `limits`, `epoch`, `output_max`, `log_max`,
+        task: as the engine sent it: `kind`, `entry`, `code`, `files`, `limits`, `epoch`, `output_max`, `log_max`, `log`,
             `wall_us`, `files_max`.
         arguments: canonical JSON.
         uid: host user id to run as; None when the supervisor is an ordinary user.
@@ -76,8 +77,7 @@ class Attempt:
         self._verdict: dict[str, Any] | None = None
         self._answer: dict[str, Any] | None = None
         self._output: bytes | None = None
-        self._log = bytearray()
-        self._stderr_tail = b""
+        self._log = Log(task["log_max"], task["log"])
         self._streams: dict[str, int] = {}
         self._info = b""
         self._sending = memoryview(b"")
@@ -170,11 +170,8 @@ class Attempt:
         os.close(descriptor)
 
     def _on_print(self, name: str, data: bytes) -> None:
-        cap = self._task["log_max"]
-        self._log += data[: cap - len(self._log)]
-        if name == "stderr":
-            self._stderr_tail = (self._stderr_tail + data)[-TAIL_MAX:]
-        if len(self._log) >= cap:
+        if not self._log.take(name, data):
+            cap = self._task["log_max"]
             self.kill("log_limit", f"the step printed more than {cap} bytes (resources.log)")
 
     def _on_info(self, data: bytes) -> None:
@@ -316,6 +313,7 @@ class Attempt:
                 pass
             if name in self._streams:
                 self._close_stream(name)
+        self._log.close()
         verdict = self._judge()
         if verdict is None and self._needs_collecting():
             self._collect()
@@ -360,7 +358,7 @@ class Attempt:
 
     def _said(self) -> str:
         """Return the last lines of standard error."""
-        return "\n".join(self._stderr_tail.decode(errors="replace").strip().splitlines()[-10:])
+        return self._log.last_words()
 
     def _is_disk_full(self) -> bool:
         return self._work >= 0 and os.fstatvfs(self._work).f_bavail == 0
@@ -426,7 +424,7 @@ class Attempt:
         began = self._started or self._ended
         usage = [round(self._cpu_s * SECOND_US), round((self._ended - began) * SECOND_US), self._memory]
         head = {"id": self.ident, "failure": verdict, "made": made, "usage": usage}
-        self._hub.done(self, head, b"" if verdict else output, bytes(self._log))
+        self._hub.done(self, head, b"" if verdict else output, self._log.taken())
 
 
 def _namespace(pid: int | str, space: str) -> int:

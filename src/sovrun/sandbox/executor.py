@@ -87,6 +87,7 @@ def request_of(task: Task) -> dict[str, Any]:
         "epoch": task.epoch,
         "output_max": task.resources.output,
         "log_max": task.resources.log,
+        "log": task.log,
         "wall_us": task.resources.wall_us,
         "files_max": task.resources.files,
     }

@@ -103,9 +103,9 @@ class InProcessExecutor:
         if task.kind is Kind.ARGV:
             return self._run_program(task)
         capture = self._capture
-        capture.begin(task.resources.log)
+        capture.begin(task.resources.log, task.log)
         stdout, stderr = sys.stdout, sys.stderr
-        sys.stdout = sys.stderr = capture
+        sys.stdout, sys.stderr = capture.stdout, capture.stderr
         try:
             if task.entry not in self._functions:
                 self._modules.enter(_code_key(task))
@@ -117,6 +117,7 @@ class InProcessExecutor:
             return self._run_function(task, capture)
         finally:
             sys.stdout, sys.stderr = stdout, stderr
+            capture.close()
 
     def _run_timed(self, task: Task, capture: Capture) -> Succeeded | Failed:
         wall_us = task.resources.wall_us
@@ -124,7 +125,7 @@ class InProcessExecutor:
             with _alarm(wall_us / SECOND_US):
                 return self._run_function(task, capture)
         except WallLimit:
-            return failed_of(_wall_limit(wall_us), capture.taken(), Usage(wall_us=wall_us))
+            return failed_of(_wall_limit(wall_us), capture.end(), Usage(wall_us=wall_us))
 
     # --- on a thread of the pool --------------------------------------------------------------------------------------
 
@@ -132,7 +133,7 @@ class InProcessExecutor:
         if task.kind is Kind.ARGV:
             return self._run_program(task)
         capture = Capture()
-        capture.begin(task.resources.log)
+        capture.begin(task.resources.log, task.log)
         if task.entry not in self._functions:
             stays.append(self._modules.join(_code_key(task)))
         route()
@@ -141,6 +142,7 @@ class InProcessExecutor:
             return self._run_function(task, capture)
         finally:
             Router.to(None)
+            capture.close()
 
     # --- a function ---------------------------------------------------------------------------------------------------
 
@@ -151,7 +153,7 @@ class InProcessExecutor:
         try:
             told, output = self._call(task, capture)
             if told is None and context.work is None and not may_name_files(output):
-                return Succeeded(output, (), capture.taken(), Usage(0, (perf_counter_ns() - began) // 1000))
+                return Succeeded(output, (), capture.end(), Usage(0, (perf_counter_ns() - began) // 1000))
             made: tuple[MadeFile, ...] = ()
             if told is None:
                 told, made = self._take_made(task, context, output)
@@ -161,8 +163,8 @@ class InProcessExecutor:
                 shutil.rmtree(context.work, ignore_errors=True)
         usage = Usage(wall_us=(perf_counter_ns() - began) // 1000)
         if told is not None:
-            return failed_of(told, capture.taken(), usage)
-        return Succeeded(output, made, capture.taken(), usage)
+            return failed_of(told, capture.end(), usage)
+        return Succeeded(output, made, capture.end(), usage)
 
     def _call(self, task: Task, capture: Capture) -> tuple[dict[str, Any] | None, bytes]:
         """Return how the function failed, or None and what it returned."""
@@ -221,8 +223,8 @@ class InProcessExecutor:
             shutil.rmtree(work, ignore_errors=True)
         if run.told is not None:
             _clear(spool)
-            return failed_of(run.told, bytes(run.log), run.usage)
-        return Succeeded(run.output, _made(spool), bytes(run.log), run.usage)
+            return failed_of(run.told, run.log.taken(), run.usage)
+        return Succeeded(run.output, _made(spool), run.log.taken(), run.usage)
 
     def _new_spool(self, task: Task) -> Spool:
         folder = self._spool

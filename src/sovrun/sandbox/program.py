@@ -17,12 +17,12 @@ from typing import Any, Final
 
 from sovrun.core.canonical import decode
 from sovrun.ports import Task, Usage
+from sovrun.sandbox.capture import STDERR, STDOUT, Log
 from sovrun.sandbox.collect import Refused, Spool, collect_outputs
 from sovrun.sandbox.exchange import fixed_environment, program_of, write_arguments
 from sovrun.sandbox.verdicts import StepNotFound, failure, failure_of
 
 _CHUNK: Final = 1 << 16
-_TAIL: Final = 4 << 10
 _POLL_S: Final = 0.2
 """How long a thread waits for its program before it looks whether it is to stop."""
 
@@ -36,12 +36,11 @@ class ProgramRun:
     def __init__(self, task: Task, work: Path, spool: Spool) -> None:
         self.told: dict[str, Any] | None = None
         self.output = b""
-        self.log = bytearray()
+        self.log = Log(task.resources.log, task.log)
         self.usage = Usage()
         self._task = task
         self._work = work
         self._spool = spool
-        self._tail = b""
 
     def run(self) -> None:
         """Run it to its end; whatever ends this call early also kills the program and its group."""
@@ -65,6 +64,7 @@ class ProgramRun:
             for stream in (process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
+            self.log.close()
         wall_us = round((time.monotonic() - began) * 1e6)
         self.usage = Usage(round((used.ru_utime + used.ru_stime) * 1e6), wall_us, used.ru_maxrss * 1024)
         if self.told is None:
@@ -91,21 +91,20 @@ class ProgramRun:
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(pidfd, selectors.EVENT_READ)
-                for stream in (process.stdout, process.stderr):
+                for name, stream in ((STDOUT, process.stdout), (STDERR, process.stderr)):
                     if stream is not None:
                         os.set_blocking(stream.fileno(), False)
-                        selector.register(stream.fileno(), selectors.EVENT_READ)
-                error = process.stderr.fileno() if process.stderr is not None else -1
-                self._loop(selector, pidfd, error, deadline)
+                        selector.register(stream.fileno(), selectors.EVENT_READ, name)
+                self._loop(selector, pidfd, deadline)
         finally:
             os.close(pidfd)
 
-    def _loop(self, selector: selectors.BaseSelector, pidfd: int, error: int, deadline: float) -> None:
+    def _loop(self, selector: selectors.BaseSelector, pidfd: int, deadline: float) -> None:
         ended = False
         while self.told is None:
-            ready = [key.fd for key, _ in selector.select(0 if ended else _POLL_S)]
-            for descriptor in ready:
-                if descriptor != pidfd and not self._read(descriptor, is_error=descriptor == error):
+            ready = {key.fd: key.data for key, _ in selector.select(0 if ended else _POLL_S)}
+            for descriptor, name in ready.items():
+                if descriptor != pidfd and not self._read(descriptor, name):
                     selector.unregister(descriptor)
             # After its end, what its own pipes still hold is read, but no child of it is waited for.
             if ended and not any(descriptor != pidfd for descriptor in ready):
@@ -115,21 +114,18 @@ class ProgramRun:
                 text = f"the step ran longer than {self._task.resources.wall_us / 1e6:g} s (resources.wallSeconds)"
                 self.told = failure("wall_limit", text)
 
-    def _read(self, descriptor: int, *, is_error: bool) -> bool:
+    def _read(self, descriptor: int, name: str) -> bool:
         try:
             data = os.read(descriptor, _CHUNK)
         except BlockingIOError:
             return True
-        cap = self._task.resources.log
-        if len(self.log) + len(data) > cap:
+        if not self.log.take(name, data):
+            cap = self._task.resources.log
             self.told = failure("log_limit", f"the step printed more than {cap} bytes (resources.log)")
-        self.log += data[: cap - len(self.log)]
-        if is_error:
-            self._tail = (self._tail + data)[-_TAIL:]
         return bool(data)
 
     def _judge(self, code: int) -> None:
-        last = "\n".join(self._tail.decode(errors="replace").strip().splitlines()[-10:])
+        last = self.log.last_words()
         if code < 0:
             text = f"the step was killed by {signal.Signals(-code).name}. {last}"
             self.told = failure("killed_by_signal", text.rstrip(" ."))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sovrun.core.ids import Digest, RunId, StepId, Tenant
+from sovrun.core.network import Connection, Endpoint
 from sovrun.core.spec.model import Kind, Resources
 
 
@@ -45,6 +46,7 @@ class Task:
         resources: limits; an executor that cannot enforce one says so in `Executor.limits`.
         epoch: SOURCE_DATE_EPOCH, in seconds.
         log: path of the file to which what the step prints is appended as it comes; None means nowhere.
+        endpoints: what the step declares to reach outside.
     """
 
     tenant: Tenant
@@ -60,6 +62,7 @@ class Task:
     files: Mapping[Digest, Path] = field(default_factory=dict)
     code_digest: Digest | None = None
     log: str | None = None
+    endpoints: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +94,14 @@ class Succeeded:
         output: the returned value as the step's process wrote it: JSON text, not yet checked.
         made: the files that `output` names by `{"$file": ...}` and that were not among the inputs.
         log: what the step printed, standard output and standard error as they came, capped.
+        connections: what it had to do with the outside, as far as the executor sees it.
     """
 
     output: bytes
     made: tuple[MadeFile, ...] = ()
     log: bytes = b""
     usage: Usage = Usage()
+    connections: tuple[Connection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,7 @@ class Failed:
     log: bytes = b""
     usage: Usage = Usage()
     lineage: tuple[str, ...] = ()
+    connections: tuple[Connection, ...] = ()
 
 
 class Executor(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
 import rfc8785
@@ -26,6 +27,7 @@ from sovrun.core.events import (
 )
 from sovrun.core.ids import RunId, StepId, Tenant, WorkerId, actor
 from sovrun.core.lifecycle import Cause, Reason
+from sovrun.core.network import Connection
 from sovrun.core.times import time_text
 from support.values import codes, digests, names, workers
 
@@ -34,8 +36,25 @@ MANY = settings(max_examples=1_000, deadline=None)
 numbers = st.integers(0, 2**53 - 1)
 instants = st.integers(0, 4_000_000_000_000_000)
 budgets = st.builds(Budget, numbers, numbers, numbers, numbers)
+connections = st.lists(
+    st.builds(
+        Connection,
+        st.sampled_from(["a.test", "db", 'what"ever']),
+        st.integers(1, 65_535),
+        st.sampled_from(["closed", "reset", "refused", "cut"]),
+        *(numbers, numbers, numbers, numbers),
+    ),
+    max_size=3,
+).map(tuple)
 failures = st.builds(
-    Failure, codes, digests, st.none() | digests, digests, circumstance=st.booleans(), retryable=st.booleans()
+    Failure,
+    codes,
+    digests,
+    st.none() | digests,
+    digests,
+    circumstance=st.booleans(),
+    retryable=st.booleans(),
+    connections=connections,
 )
 
 
@@ -53,8 +72,16 @@ def spent(budget: Budget) -> dict[str, Any]:
     }
 
 
+def told(connections: tuple[Connection, ...]) -> dict[str, Any]:
+    if not connections:
+        return {}
+    members = ("host", "port", "end", "count", "sent", "received", "durationUs")
+    return {"connections": [dict(zip(members, astuple(one), strict=True)) for one in connections]}
+
+
 def reported(failure: Failure) -> dict[str, Any]:
     return {
+        **told(failure.connections),
         "circumstance": failure.circumstance,
         "environment": failure.environment,
         "errorHash": failure.error,
@@ -71,13 +98,19 @@ def test_a_start_is_recorded_in_canonical_form(worker: WorkerId, attempt: int, f
 
 
 @MANY
-@given(digests, digests, digests, numbers, st.none() | st.lists(names, max_size=3))
+@given(digests, digests, digests, numbers, st.none() | st.lists(names, max_size=3), connections)
 def test_a_completion_is_recorded_in_canonical_form(
-    hash_: Any, output: Any, environment: Any, attempt: int, chosen: list[StepId] | None
+    hash_: Any,
+    output: Any,
+    environment: Any,
+    attempt: int,
+    chosen: list[StepId] | None,
+    made: tuple[Connection, ...],
 ) -> None:
     positions = None if chosen is None else tuple(range(len(chosen)))
-    event = StepCompleted(hash_, output, environment, attempt, positions)
-    expected = {"stepHash": hash_, "outputHash": output, "environment": environment, "attempt": attempt}
+    event = StepCompleted(hash_, output, environment, attempt, positions, made)
+    expected: dict[str, Any] = {"stepHash": hash_, "outputHash": output, "environment": environment}
+    expected |= {"attempt": attempt, **told(made)}
     assert event.data(chosen or ()) == rfc(expected if chosen is None else expected | {"chosen": chosen})
 
 

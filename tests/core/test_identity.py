@@ -32,6 +32,7 @@ from sovrun.core.identity import (
 )
 from sovrun.core.ids import DagId, Digest, RunId, Tenant, run_id
 from sovrun.core.lifecycle import Cause, State
+from sovrun.core.network import Endpoint
 from sovrun.core.spec.model import Kind, Resources, Retry, StepSpec
 from support import dags
 from support.values import digests, texts
@@ -47,6 +48,7 @@ def hash_of(step: StepSpec, inputs: Digest, code: Digest) -> Digest:
 
 # --- steps --------------------------------------------------------------------------------------------------------------
 
+endpoints = st.builds(Endpoint, st.sampled_from(["a.test", "db"]), st.integers(1, 65_535))
 entries = st.one_of(
     st.tuples(st.just(Kind.PYTHON), texts),
     st.tuples(st.just(Kind.ARGV), st.lists(texts, min_size=1, max_size=4).map(tuple)),
@@ -57,27 +59,29 @@ entries = st.one_of(
 
 
 @MANY
-@given(entries, digests, digests)
+@given(entries, digests, digests, st.lists(endpoints, max_size=3))
 def test_a_step_hash_is_the_digest_of_all_that_decides_the_steps_result(
-    kind_and_entry: tuple[Kind, Any], inputs: Digest, code: Digest
+    kind_and_entry: tuple[Kind, Any], inputs: Digest, code: Digest, outside: list[Endpoint]
 ) -> None:
     kind, entry = kind_and_entry
-    step = replace(dags.step("a"), kind=kind, entry=entry)
+    step = replace(dags.step("a"), kind=kind, entry=entry, endpoints=tuple(outside))
     body = {
         "stepKind": str(kind),
         "entry": list(entry) if isinstance(entry, tuple) else entry,
         "inputs": inputs,
         "code": code,
-        "endpoints": [],
+        "endpoints": [f"{host}:{port}" for host, port in outside],
         "secrets": [],
         "flags": [],
     }
     assert hash_of(step, inputs, code) == digest_of("sovrun.step", 1, body)
 
 
-def test_a_step_hash_changes_with_kind_entry_inputs_and_code() -> None:
+def test_a_step_hash_changes_with_kind_entry_inputs_code_and_endpoints() -> None:
     step = dags.step("a")
     others = [
+        hash_of(replace(step, endpoints=(Endpoint("a.test", 443),)), A, B),
+        hash_of(replace(step, endpoints=(Endpoint("a.test", 80),)), A, B),
         hash_of(replace(step, entry="plugin:other"), A, B),
         hash_of(replace(step, kind=Kind.ARGV, entry=("plugin:work",)), A, B),
         hash_of(replace(step, kind=Kind.TOOL), A, B),

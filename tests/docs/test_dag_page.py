@@ -47,11 +47,11 @@ def test_every_field_of_a_document_is_explained_with_its_default() -> None:
 
 
 def test_every_field_of_a_step_is_explained_with_its_default() -> None:
-    shown = told("Retries", "Limits", "Waits")
+    shown = told("Retries", "Limits", "Network", "Waits")
     for row in rows(section(PAGE, "Steps")):
         if len(row) == 3:
             shown[row[0]] = row[2]
-    whole = {"tool", "confirm", "retry", "resources"}
+    whole = {"tool", "confirm", "retry", "resources", "network"}
     declared = dict(fields(STEP))
     assert set(shown) == set(declared) | whole
     expected = {name: as_written(value) for name, value in declared.items() if value is not None}
@@ -61,6 +61,15 @@ def test_every_field_of_a_step_is_explained_with_its_default() -> None:
 def test_what_is_left_out_of_code_is_listed() -> None:
     text = section(PAGE, "What is left out")
     assert all(f"`{name}`" in text for name in (*CACHES, *CACHE_SUFFIXES))
+
+
+def test_the_example_of_the_network_is_a_dag_with_endpoints() -> None:
+    (block,) = blocks(section(PAGE, "Network"))
+    spec = parse_dag(block.text.encode(), name="dag.md")
+    assert [str(endpoint) for endpoint in spec.steps[0].endpoints] == [
+        "api.example.org:443",
+        "db.internal:5432",
+    ]
 
 
 def test_the_example_of_waits_is_a_dag_that_waits() -> None:

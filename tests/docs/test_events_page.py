@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sovrun.core import events
+from sovrun.core.network import Connection
 from support.markdown import DOCS, blocks, first_cells, rows, section
 
 PAGE = (DOCS / "reference" / "events.md").read_text()
@@ -44,8 +45,16 @@ def sample(annotation: Any) -> Any:
         return events.Budget(1, 1, 1, 1)
     if "Failure" in text:
         return events.Failure(
-            "code", sample("Digest"), sample("Digest"), sample("Digest"), circumstance=False, retryable=True
+            "code",
+            sample("Digest"),
+            sample("Digest"),
+            sample("Digest"),
+            circumstance=False,
+            retryable=True,
+            connections=sample("Connection"),
         )
+    if "Connection" in text:
+        return (Connection("a.test", 443, "closed", 1, 2, 3, 4),)
     if "tuple" in text:
         return (0,)
     return 1 if "int" in text else "0" * 64
@@ -59,6 +68,15 @@ def test_what_an_event_of_a_step_records_is_on_the_page(kind: type[Any]) -> None
         event = kind(**values)
         data = json.loads(event.data()) if hasattr(event, "data") else {}
         assert is_told(kind.type, set(data)), (kind.type, sorted(data))
+
+
+def test_what_is_told_of_a_connection_is_on_the_page() -> None:
+    event = events.StepCompleted(
+        sample("Digest"), sample("Digest"), None, 1, connections=sample("Connection")
+    )
+    (told_of_one,) = json.loads(event.data())["connections"]
+    cells = first_cells(section(PAGE, "Connections"))
+    assert set(told_of_one) == {name for cell in cells for name in re.findall(r"[a-zA-Z]+", cell)}
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)

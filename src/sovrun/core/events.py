@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from sovrun.core.canonical import canonical, decode
 from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant, WorkerId
 from sovrun.core.lifecycle import Cause, Reason, State
+from sovrun.core.network import Connection, connections_member
 from sovrun.core.times import time_text
 
 ENGINE: Final = Actor("engine")
@@ -60,6 +61,7 @@ class StepCompleted:
     attempt: int
     chosen: tuple[int, ...] | None = None
     """Plan positions of the optional dependents that the output chose, None when the step is not a selector."""
+    connections: tuple[Connection, ...] = ()
 
     target: ClassVar[State] = State.COMPLETED
     type: ClassVar[str] = "step.completed"
@@ -68,7 +70,8 @@ class StepCompleted:
         """Return the canonical JSON of what is recorded; `ids` are the ids of `chosen`."""
         chosen = "" if self.chosen is None else f'"chosen":[{",".join(map(_text, ids))}],'
         return (
-            f'{{"attempt":{self.attempt},{chosen}"environment":{_text(self.environment)},'
+            f'{{"attempt":{self.attempt},{chosen}{connections_member(self.connections)}'
+            f'"environment":{_text(self.environment)},'
             f'"outputHash":"{self.output}","stepHash":"{self.step_hash}"}}'
         )
 
@@ -98,6 +101,7 @@ class Failure:
         code: stable code of what went wrong, for example `step_raised`.
         error: digest of the error document, kept as a payload.
         circumstance: it belongs to the machine or to a limit, not to the work.
+        connections: what the attempt had to do with the outside.
     """
 
     code: str
@@ -106,13 +110,14 @@ class Failure:
     environment: Digest
     circumstance: bool
     retryable: bool
+    connections: tuple[Connection, ...] = ()
 
     def members(self) -> str:
         """Return the members of the JSON object in which a failure is recorded, `budget` to be set between."""
         circumstance = "true" if self.circumstance else "false"
         return (
-            f'"circumstance":{circumstance},"environment":"{self.environment}","errorHash":"{self.error}",'
-            f'"failure":"{self.code}"'
+            f'"circumstance":{circumstance},{connections_member(self.connections)}'
+            f'"environment":"{self.environment}","errorHash":"{self.error}","failure":"{self.code}"'
         )
 
 
@@ -133,7 +138,8 @@ class StepRetryScheduled:
         circumstance = "true" if failure.circumstance else "false"
         return (
             f'{{"attempts":{self.budget.attempts},"attemptsLeft":{self.budget.attempts_left},'
-            f'"circumstance":{circumstance},"decision":"{Reason.RETRY_SCHEDULED}","environment":"{failure.environment}",'
+            f'"circumstance":{circumstance},{connections_member(failure.connections)}'
+            f'"decision":"{Reason.RETRY_SCHEDULED}","environment":"{failure.environment}",'
             f'"errorHash":"{failure.error}","failure":"{failure.code}","failures":{self.budget.failures},'
             f'"failuresLeft":{self.budget.failures_left},"reason":"{Reason.RETRY_DUE}",'
             f'"stepHash":{_text(failure.step_hash)},"until":"{time_text(self.until_us)}"}}'
@@ -257,11 +263,45 @@ def _wait_data(event: StepAwaitsAnswer | StepAwaitsApproval) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class StepAwaitsCommand:
+    """A command is under way outside; `asks` when a person is to say what became of it.
+
+    Args:
+        command: its id; reason: `command`, or `command_unknown` while nobody knows its outcome.
+        shown: digest of its payload as the step resolved it.
+    """
+
+    command: str
+    shown: Digest
+    step_hash: Digest
+    reason: Reason
+    asks: bool = False
+
+    @property
+    def target(self) -> State:
+        """The state in which the step waits."""
+        return State.AWAITING_USER_CONFIRMATION if self.asks else State.AWAITING_TOOL
+
+    @property
+    def type(self) -> str:
+        """The type of the event."""
+        return f"step.{self.target}"
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        return (
+            f'{{"commandId":"{self.command}","reason":"{self.reason}","shownHash":"{self.shown}",'
+            f'"stepHash":"{self.step_hash}","until":null}}'
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class StepResumed:
     """Someone outside has spoken: the request with the digest `answer` ends a wait.
 
     Args:
-        decision: `answered`, `failed`, `approved` or `rejected`.
+        decision: `answered`, `failed`, `approved` or `rejected`; of a command `confirmed`, `refused`, `unknown`, `parked`
+            or `resumed`.
         rationale: digest of why, when a reason was given.
     """
 
@@ -325,6 +365,7 @@ StepEvent = (
     | StepEntered
     | StepAwaitsAnswer
     | StepAwaitsApproval
+    | StepAwaitsCommand
     | StepResumed
     | StepReused
     | StepStopped

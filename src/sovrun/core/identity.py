@@ -97,7 +97,8 @@ def run_id_of(token: Digest) -> RunId:
 def step_hash_prefix(step: StepSpec, code: Digest) -> str:
     """Return all of a step hash's canonical text that comes before the digest of the resolved inputs."""
     entry = step.entry if isinstance(step.entry, str) else _plain(step.entry)
-    head = canonical({"code": code, "endpoints": [], "entry": entry, "flags": []}).decode()
+    endpoints = [str(endpoint) for endpoint in step.endpoints]
+    head = canonical({"code": code, "endpoints": endpoints, "entry": entry, "flags": []}).decode()
     return f'{head[:-1]},"inputs":"'
 
 

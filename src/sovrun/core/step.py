@@ -15,6 +15,7 @@ from sovrun.core.events import (
     Failure,
     StepAwaitsAnswer,
     StepAwaitsApproval,
+    StepAwaitsCommand,
     StepCancelled,
     StepCompleted,
     StepEntered,
@@ -30,6 +31,7 @@ from sovrun.core.events import (
 )
 from sovrun.core.ids import Digest, WorkerId
 from sovrun.core.lifecycle import TRANSITIONS, Cause, Reason, State, is_move
+from sovrun.core.network import Connection
 from sovrun.core.retry import retry_delay_us
 from sovrun.core.spec.model import Retry
 
@@ -88,6 +90,7 @@ class Complete:
     output: Digest
     environment: Digest
     chosen: tuple[int, ...] | None = None
+    connections: tuple[Connection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +152,9 @@ def _outcome_of(step: Step, command: StepCommand, retry: Retry, now_us: int, *, 
     match command:
         case Start(worker):
             return StepStarted(worker, step.attempts + 1, step.fence)
-        case Complete(fence, step_hash, output, environment, chosen):
+        case Complete(fence, step_hash, output, environment, chosen, connections):
             _require_fence(step, fence)
-            return StepCompleted(step_hash, output, environment, step.attempts, chosen)
+            return StepCompleted(step_hash, output, environment, step.attempts, chosen, connections)
         case Fail(fence, failure):
             _require_fence(step, fence)
             return _after_failure(step, failure, now_us, retry, stopping=stopping)
@@ -296,7 +299,13 @@ def evolve(step: Step, event: StepEvent) -> Step:
 
 def _evolve_unattended(
     step: Step,
-    event: StepEntered | StepReused | StepAwaitsAnswer | StepAwaitsApproval | StepResumed | StepStopped,
+    event: StepEntered
+    | StepReused
+    | StepAwaitsAnswer
+    | StepAwaitsApproval
+    | StepAwaitsCommand
+    | StepResumed
+    | StepStopped,
     fence: int,
 ) -> Step:
     """Return `step` after an event in which no worker has a part."""
@@ -310,6 +319,16 @@ def _evolve_unattended(
                 reason=event.reason,
                 fence=fence,
                 until_us=event.until_us,
+                step_hash=event.step_hash,
+                shown=event.shown,
+            )
+        case StepAwaitsCommand():
+            return replace(
+                step,
+                state=event.target,
+                reason=event.reason,
+                fence=fence,
+                until_us=None,
                 step_hash=event.step_hash,
                 shown=event.shown,
             )

@@ -81,6 +81,7 @@ class Attempts:
             code=workload.code.path,
             code_digest=workload.code.digest,
             files=files,
+            endpoints=spec.endpoints,
         )
 
     # --- how it ended -----------------------------------------------------------------------------------------------
@@ -127,7 +128,12 @@ class Attempts:
             self._files.locate(lease.tenant, digest)
         payload = self._payload(lease.tenant, body)
         complete = Complete(
-            lease.fence, resolved.step_hash, payload.digest, self._executor.environment, chosen
+            lease.fence,
+            resolved.step_hash,
+            payload.digest,
+            self._executor.environment,
+            chosen,
+            result.connections,
         )
         return Report(lease, complete, (payload,))
 
@@ -156,6 +162,7 @@ class Attempts:
             environment=self._executor.environment,
             circumstance=failed.circumstance,
             retryable=failed.retryable and wanted,
+            connections=failed.connections,
         )
         return Report(lease, Fail(lease.fence, failure), (payload,))
 
@@ -169,7 +176,14 @@ class Attempts:
 
 
 def _refused(result: Succeeded, reason: str, message: str) -> Failed:
-    return Failed(reason, message, retryable=False, log=result.log, usage=result.usage)
+    return Failed(
+        reason,
+        message,
+        retryable=False,
+        log=result.log,
+        usage=result.usage,
+        connections=result.connections,
+    )
 
 
 def _checked(output: bytes) -> tuple[Any, bytes]:

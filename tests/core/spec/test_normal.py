@@ -66,9 +66,11 @@ BODIES = (
     | st.fixed_dictionaries({"tool": TOOLS})
     | st.fixed_dictionaries({"confirm": CONFIRMS})
 )
+ENDPOINTS = st.sampled_from(["a.test:443", "a.test:80", "b-1.test:5432", "db:60"])
 NOT_TAKEN: dict[str, set[str]] = {
-    "tool": {"retry", "resources"},
-    "confirm": {"with", "outputs", "retry", "resources", "select"},
+    "tool": {"retry", "resources", "network"},
+    "confirm": {"with", "outputs", "retry", "resources", "select", "network"},
+    "command": {"network"},
 }
 STEPS = st.fixed_dictionaries(
     {"body": BODIES},
@@ -82,6 +84,7 @@ STEPS = st.fixed_dictionaries(
         "needs": st.sets(st.integers(0, 2), max_size=2),
         "select": st.just([]),
         "timeout": LONG,
+        "network": st.fixed_dictionaries({"allow": st.lists(ENDPOINTS, unique=True)}),
     },
 )
 WHOLE = st.fixed_dictionaries(
@@ -144,6 +147,10 @@ class Writer:
                     changed[name] = self._mixed(step[name])
             if "retryOn" in step.get("retry", {}):
                 changed["retry"] = {**step["retry"], "retryOn": self._mixed(step["retry"]["retryOn"])}
+            if "network" in step:
+                changed["network"] = {
+                    "allow": [self._cased(name) for name in self._mixed(step["network"]["allow"])]
+                }
             steps.append(changed)
         self._rng.shuffle(steps)
         code = {"code": self._mixed(document["code"])} if "code" in document else {}
@@ -151,6 +158,9 @@ class Writer:
 
     def _mixed(self, names: list[str]) -> list[str]:
         return self._rng.sample(names, len(names))
+
+    def _cased(self, text: str) -> str:
+        return text.upper() if self._rng.random() < 0.5 else text
 
     def _items(self, value: dict[str, Any]) -> list[tuple[str, Any]]:
         return self._rng.sample(list(value.items()), len(value))

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sovrun.core.canonical import canonical
 from sovrun.core.jsontext import Path
+from sovrun.core.spec.endpoints import endpoint_findings
 from sovrun.core.spec.findings import Finding, quoted, subject
 from sovrun.core.spec.model import Retry
 from sovrun.core.spec.schemas import BadSchema, compile_schema
@@ -59,6 +60,7 @@ def _step_findings(step: Mapping[str, Any], at: Path, schemas: _Schemas) -> Iter
         yield from _back_off_findings(step["retry"], (*at, "retry"))
     if "resources" in step:
         yield from _range_findings(step["resources"], _RESOURCES, (*at, "resources"))
+    yield from endpoint_findings(step.get("network"), (*at, "network"))
     yield from _range_findings(step, _TIMEOUT, at)
     for kind, durations in _WAITS.items():
         yield from _range_findings(step.get(kind), durations, (*at, kind))

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
 from sovrun.core.ids import DagId, StepId
+from sovrun.core.network import Endpoint
 
 API_VERSION: Final = "sovrun/v1"
 
@@ -148,6 +149,7 @@ class StepSpec:
         select: ids of the optional dependents among which the step's output chooses.
         join_any: the step goes on when at least one need was selected.
         timeout_us: how long the step may take over all attempts and waits, from when it is ready; None means for ever.
+        endpoints: what it may reach outside, in code point order of their texts.
     """
 
     id: StepId
@@ -162,6 +164,7 @@ class StepSpec:
     join_any: bool = False
     description: str | None = None
     timeout_us: int | None = None
+    endpoints: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

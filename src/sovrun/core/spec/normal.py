@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from sovrun.core.ids import DagId, StepId
+from sovrun.core.network import Endpoint, parse_endpoint
 from sovrun.core.spec.model import (
     API_VERSION,
     Confirmation,
@@ -127,11 +128,18 @@ def _step_of(step: Mapping[str, Any], name: StepId, names: Mapping[StepId, StepI
         join_any=step.get("join") == "any",
         description=step.get("description"),
         timeout_us=_timeout_of(step),
+        endpoints=_endpoints_of(step),
     )
 
 
 def _timeout_of(written: Mapping[str, Any]) -> int | None:
     return long_duration_us(written["timeout"]) if "timeout" in written else None
+
+
+def _endpoints_of(step: Mapping[str, Any]) -> tuple[Endpoint, ...]:
+    if "network" not in step:
+        return ()
+    return tuple(sorted(map(parse_endpoint, step["network"]["allow"]), key=str))
 
 
 def _kind_of(step: Mapping[str, Any]) -> Kind:
@@ -198,6 +206,8 @@ def _normal_step(
     }
     if step.timeout_us is not None:
         form["timeoutUs"] = step.timeout_us
+    if step.endpoints:
+        form["network"] = {"allow": [str(endpoint) for endpoint in step.endpoints]}
     return form
 
 
@@ -258,6 +268,7 @@ class _Reader:
             join_any=form["join"] == "any",
             description=form["description"],
             timeout_us=form.get("timeoutUs"),
+            endpoints=_endpoints_of(form),
         )
 
     def _retry(self, form: Mapping[str, Any]) -> Retry:

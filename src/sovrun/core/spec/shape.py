@@ -15,6 +15,7 @@ from jsonschema_rs import Draft202012Validator, ValidationError
 
 from sovrun.core.ids import NAME_RULE
 from sovrun.core.jsontext import Path
+from sovrun.core.spec.endpoints import bad_endpoint
 from sovrun.core.spec.findings import MISTAKES_MAX, Finding, Suggester, kind_of, quoted, subject
 from sovrun.core.spec.model import API_VERSION, Kind
 from sovrun.core.spec.schemas import compile_schema, published_schema
@@ -36,9 +37,12 @@ _A_STEP: Final = {"id": "a", "argv": ["a"]}
 _INSTEAD: Final[Mapping[tuple[str, str], str]] = {
     ("tool", "retry"): "nothing is attempted that could be tried again; `deadline` bounds the wait",
     ("tool", "resources"): "no process runs for it",
+    ("tool", "network"): "no process runs for it; the tool itself is outside",
     ("confirm", "with"): "what the step is given is what is shown: confirm: {show: ...}",
     ("confirm", "retry"): "nothing is attempted that could be tried again; `expires` bounds the wait",
     ("confirm", "resources"): "no process runs for it",
+    ("confirm", "network"): "no process runs for it",
+    ("command", "network"): "its adapter alone reaches outside",
     ("confirm", "select"): "a decision chooses no steps; let a python, argv or tool step choose",
     ("confirm", "outputs"): "its output is always a map of decision and shown",
 }
@@ -120,6 +124,9 @@ def _slices(step: Any) -> Iterator[tuple[Any, Mapping[str, int]]]:
     retry = step.get("retry")
     if isinstance(retry, dict) and isinstance(retry.get("retryOn"), list):
         first["retry"] = {**retry, "retryOn": retry["retryOn"][:_SLICE]}
+    network = step.get("network")
+    if isinstance(network, dict) and isinstance(network.get("allow"), list):
+        first["network"] = {**network, "allow": network["allow"][:_SLICE]}
     yield first, {}
     for name, items in long.items():
         for begin in range(_SLICE, len(items), _SLICE):
@@ -189,7 +196,7 @@ def _translated(  # noqa: C901 -- one case per keyword
         case "falseSchema":
             yield _not_for_kind(str(error.schema_path[-3]), path)
         case "uniqueItems":
-            if path[-1] not in ("needs", "select"):  # `graph.py` says which step it is
+            if path[-1] not in ("needs", "select", "allow"):  # `graph.py`, `endpoints.py` say which it is
                 yield Finding("duplicate_item", f"an item of {subject(path)} stands twice", path)
         case _ if keyword in _BOUNDS:
             message = (
@@ -238,6 +245,8 @@ def _not_for_kind(kind: str, path: Path) -> Finding:
 def _misshapen(text: str, rule: Mapping[str, Any], path: Path) -> Finding:
     if rule is published_schema()["$defs"]["name"]:
         return bad_name(text, path)
+    if rule is published_schema()["$defs"]["endpoint"] and (fault := bad_endpoint(text, path)) is not None:
+        return fault
     return Finding("bad_value", f"{quoted(text)} is not {rule['title']}", path)
 
 

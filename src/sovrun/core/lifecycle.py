@@ -57,6 +57,8 @@ class Reason(StrEnum):
     LEASE_EXPIRED = "lease_expired"
     TOOL = "tool"
     CONFIRMATION = "confirmation"
+    COMMAND = "command"
+    COMMAND_UNKNOWN = "command_unknown"
     DAG_PAUSED = "dag_paused"
     TENANT_PAUSED = "tenant_paused"
     RUN_LIMIT = "run_limit"
@@ -64,6 +66,7 @@ class Reason(StrEnum):
     REJECTED = "rejected"
     CONFIRMATION_EXPIRED = "confirmation_expired"
     TOOL_EXPIRED = "tool_expired"
+    COMMAND_REFUSED = "command_refused"
     STEP_TIMEOUT = "step_timeout"
     RUN_TIMEOUT = "run_timeout"
     # the decision about a failed attempt

@@ -1,0 +1,200 @@
+"""The gates: what an operator lets out, decided after the key was looked up and before anything is sent.
+
+Owns: `Switch`, `AdapterLimits`, `GateFacts`, the ordered chain `pass_gates`. A refusal names its gate.
+Must not touch: journals; what was sent before arrives as counts. Commands that only end obligations (cancel, stop) pass
+every gate: whoever pulls the switch wants to get out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+from sovrun.core.commands.journal import Intention
+from sovrun.core.errors import InvalidSetting
+from sovrun.core.ids import Actor, Digest, Tenant
+
+DAY_US: Final = 86_400 * 1_000_000
+RATE_WINDOW_MAX_US: Final = DAY_US
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """The kill switch of one tenant, or with tenant None of all.
+
+    Args:
+        rationale: digest of why it was last moved.
+    """
+
+    tenant: Tenant | None
+    tripped: bool
+    actor: Actor
+    rationale: Digest
+    time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLimits:
+    """What one tenant may do through one adapter; None means no bound. Windows slide.
+
+    Args:
+        modes, symbols: the only ones allowed.
+        rate: commands within so many microseconds.
+        per_day: commands within 24 hours.
+        order_notional: largest value of one command; day_notional: of all within 24 hours.
+    """
+
+    modes: frozenset[str] | None = None
+    symbols: frozenset[str] | None = None
+    rate: tuple[int, int] | None = None
+    per_day: int | None = None
+    order_notional: Decimal | None = None
+    day_notional: Decimal | None = None
+
+    @property
+    def watches_notional(self) -> bool:
+        """Whether a command needs a value to pass."""
+        return self.order_notional is not None or self.day_notional is not None
+
+    def json(self) -> dict[str, Any]:
+        """Return the limits as they are kept and shown."""
+        return {
+            "dayNotional": None if self.day_notional is None else str(self.day_notional),
+            "modes": None if self.modes is None else sorted(self.modes),
+            "orderNotional": None if self.order_notional is None else str(self.order_notional),
+            "perDay": self.per_day,
+            "rate": None
+            if self.rate is None
+            else {"commands": self.rate[0], "seconds": self.rate[1] // 1_000_000},
+            "symbols": None if self.symbols is None else sorted(self.symbols),
+        }
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> AdapterLimits:
+        """Return limits from their JSON form. Raises: InvalidSetting."""
+        unknown = sorted(set(value) - {"dayNotional", "modes", "orderNotional", "perDay", "rate", "symbols"})
+        if unknown:
+            raise InvalidSetting(f"limits have no member {unknown[0]!r}")
+        try:
+            rate = value.get("rate")
+            modes, symbols = value.get("modes"), value.get("symbols")
+            limits = cls(
+                modes=None if modes is None else frozenset(map(str, modes)),
+                symbols=None if symbols is None else frozenset(map(str, symbols)),
+                rate=None if rate is None else (int(rate["commands"]), int(rate["seconds"]) * 1_000_000),
+                per_day=None if value.get("perDay") is None else int(value["perDay"]),
+                order_notional=_amount(value.get("orderNotional")),
+                day_notional=_amount(value.get("dayNotional")),
+            )
+        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+            raise InvalidSetting(f"limits are malformed: {error!r:.200}") from None
+        if limits.rate is not None and not 0 < limits.rate[1] <= RATE_WINDOW_MAX_US:
+            raise InvalidSetting("a rate counts commands within 1 to 86400 seconds")
+        return limits
+
+
+def _amount(value: Any) -> Decimal | None:
+    if value is None:
+        return None
+    amount = Decimal(str(value))
+    if not amount.is_finite() or amount < 0:
+        raise ValueError(f"{value!r} is not an amount")
+    return amount
+
+
+@dataclass(frozen=True, slots=True)
+class GateFacts:
+    """What the gates look at: the journal's counts of commands that were sent before and opened something.
+
+    Args:
+        switches: those that are tripped and concern the command, the global one first.
+        in_window: within the limits' rate window; in_day, notional_in_day: within 24 hours.
+    """
+
+    switches: tuple[Switch, ...]
+    limits: AdapterLimits
+    in_window: int = 0
+    in_day: int = 0
+    notional_in_day: Decimal = Decimal(0)
+
+
+class GateRefusal(NamedTuple):
+    """A gate that stays shut, and why."""
+
+    gate: str
+    message: str
+
+
+def _switch(_: Intention, facts: GateFacts) -> str | None:
+    if not facts.switches:
+        return None
+    switch = facts.switches[0]
+    whose = "for everybody" if switch.tenant is None else f"of tenant {switch.tenant}"
+    return f"the kill switch {whose} was tripped by {switch.actor}"
+
+
+def _mode(wanted: Intention, facts: GateFacts) -> str | None:
+    allowed = facts.limits.modes
+    if allowed is None or wanted.mode in allowed:
+        return None
+    return f"mode {wanted.mode} is not among {', '.join(sorted(allowed)) or 'none'}"
+
+
+def _symbol(wanted: Intention, facts: GateFacts) -> str | None:
+    allowed = facts.limits.symbols
+    if allowed is None or wanted.symbol is None or wanted.symbol in allowed:
+        return None
+    return f"symbol {wanted.symbol} is not among those allowed"
+
+
+def _rate(_: Intention, facts: GateFacts) -> str | None:
+    rate = facts.limits.rate
+    if rate is None or facts.in_window < rate[0]:
+        return None
+    return f"{facts.in_window} commands were sent within {rate[1] // 1_000_000} s; {rate[0]} are allowed"
+
+
+def _count(_: Intention, facts: GateFacts) -> str | None:
+    most = facts.limits.per_day
+    if most is None or facts.in_day < most:
+        return None
+    return f"{facts.in_day} commands were sent within 24 hours; {most} are allowed"
+
+
+def _notional(wanted: Intention, facts: GateFacts) -> str | None:
+    limits = facts.limits
+    if not limits.watches_notional:
+        return None
+    if wanted.notional is None:
+        return "the value of the command cannot be determined, and there is a limit on it"
+    value = Decimal(wanted.notional)
+    if limits.order_notional is not None and value > limits.order_notional:
+        return f"its value {value} is above {limits.order_notional}, the most for one command"
+    after = facts.notional_in_day + value
+    if limits.day_notional is not None and after > limits.day_notional:
+        return f"the value sent within 24 hours would be {after}, above {limits.day_notional}"
+    return None
+
+
+GATES: Final[tuple[tuple[str, Callable[[Intention, GateFacts], str | None]], ...]] = (
+    ("kill_switch", _switch),
+    ("mode", _mode),
+    ("symbol", _symbol),
+    ("rate", _rate),
+    ("count", _count),
+    ("notional", _notional),
+)
+"""The chain, in its order."""
+
+
+def pass_gates(intention: Intention, facts: GateFacts) -> GateRefusal | None:
+    """Return the first gate that stays shut, None when all open."""
+    if not intention.opens:
+        return None
+    for gate, decide in GATES:
+        message = decide(intention, facts)
+        if message is not None:
+            return GateRefusal(gate, message)
+    return None

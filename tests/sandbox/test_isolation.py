@@ -22,7 +22,10 @@ def environment():
     return dict(os.environ)
 
 def first_process():
-    raw = open("/proc/1/environ", "rb").read().decode()
+    try:
+        raw = open("/proc/1/environ", "rb").read().decode()
+    except PermissionError:  # Landlock's wall; without it the file can be read, and is empty
+        raw = ""
     return {"environ": raw, "cmdline": open("/proc/1/cmdline").read(), "pids": [p for p in os.listdir("/proc") if p.isdigit()]}
 
 def identity():
@@ -84,10 +87,6 @@ def limits():
     import resource
     names = ("AS", "NPROC", "NOFILE", "FSIZE", "CORE", "CPU")
     return {name: resource.getrlimit(getattr(resource, "RLIMIT_" + name))[0] for name in names}
-
-def json_module():
-    import json as found
-    return found.__file__
 """
 
 
@@ -179,8 +178,9 @@ async def test_limits_are_set_and_cannot_be_raised(sandbox, look) -> None:
 
 
 async def test_a_steps_own_module_cannot_stand_in_for_what_seals_the_sandbox(sandbox, code) -> None:
-    folder = code(look=LOOK, json="raise SystemExit", resource="raise SystemExit", sovrun="raise SystemExit")
-    assert "/code/" not in value_of(await sandbox.execute(task("look:json_module", code=folder)))
+    names = ("ctypes", "json", "resource", "sovrun", "os", "_json")
+    folder = code(work="def run():\n    return 1\n", **dict.fromkeys(names, "raise SystemExit"))
+    assert value_of(await sandbox.execute(task("work:run", code=folder))) == 1
 
 
 @pytest.mark.parametrize(

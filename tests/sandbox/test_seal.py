@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sovrun.sandbox.runner import can_create_in, interface_problems, status_problems
+from sovrun.sandbox.seal import can_create_in, interface_problems, status_problems
 
-GOOD = "Uid:\t1000\t1000\t1000\t1000\nNoNewPrivs:\t1\n" + "".join(
+GOOD = "Uid:\t1000\t1000\t1000\t1000\nNoNewPrivs:\t1\nSeccomp:\t2\n" + "".join(
     f"{name}:\t0000000000000000\n" for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 )
 DEVICES = "Inter-|   Receive\n face |bytes\n    lo:       0       0\n"
@@ -25,7 +25,9 @@ def test_a_single_capability_is_a_problem(name: str) -> None:
     assert [name in problem for problem in status_problems(left)] == [True]
 
 
-@pytest.mark.parametrize(("old", "new"), [("NoNewPrivs:\t1", "NoNewPrivs:\t0"), ("1000\n", "0\n")])
+@pytest.mark.parametrize(
+    ("old", "new"), [("NoNewPrivs:\t1", "NoNewPrivs:\t0"), ("Seccomp:\t2", "Seccomp:\t0"), ("1000\n", "0\n")]
+)
 def test_new_privileges_and_root_are_problems(old: str, new: str) -> None:
     assert len(status_problems(GOOD.replace(old, new, 1))) == 1
 

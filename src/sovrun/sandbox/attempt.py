@@ -22,7 +22,7 @@ from sovrun.sandbox import collect, launch, wire
 from sovrun.sandbox.capture import Log
 from sovrun.sandbox.exchange import WORK
 from sovrun.sandbox.refusals import explain
-from sovrun.sandbox.runner import CONTROL
+from sovrun.sandbox.seal import CONTROL
 from sovrun.sandbox.verdicts import FROM_INSIDE, MESSAGE_MAX, TRACEBACK_MAX, cut, failure
 
 CHUNK: Final = 1 << 16
@@ -40,6 +40,8 @@ class Hub(Protocol):
     frame: Mapping[str, Any]
     spool: Path
     handshake_s: float
+    filter: str
+    landlock: int
 
     def watch(self, descriptor: int, on_ready: Callable[[], object]) -> None:
         """Call `on_ready` whenever the descriptor can be read."""
@@ -107,7 +109,12 @@ class Attempt:
         self._outer_pidfd = os.pidfd_open(self._outer)
         self._watch_streams()
         self.deadline = time.monotonic() + self._hub.handshake_s
-        self._send({"limits": self._task["limits"], "read_only": wanted.read_only})
+        setup = {
+            "limits": self._task["limits"],
+            "read_only": wanted.read_only,
+            "landlock": self._hub.landlock,
+        }
+        self._send({**setup, "keyctl": launch.keyctl(), "site": self._hub.frame["site"]})
 
     def _open(self, options: bytes, theirs: ExitStack, ours: ExitStack) -> dict[int, int]:
         """Open what the sandbox is given, by its numbers, and our ends of it."""
@@ -132,6 +139,7 @@ class Attempt:
         give(launch.ARGUMENTS, os.memfd_create("options"))
         os.write(numbers[launch.ARGUMENTS], options)
         os.lseek(numbers[launch.ARGUMENTS], 0, os.SEEK_SET)
+        give(launch.FILTER, os.open(self._hub.filter, os.O_RDONLY | os.O_CLOEXEC))
         return numbers
 
     def _watch_streams(self) -> None:

@@ -7,15 +7,15 @@ Standard library only: this is also imported inside the sandbox.
 # ruff: noqa: PTH102, PTH113, PTH123, PTH211 -- pathlib costs the start of every step 8 ms
 from __future__ import annotations
 
-import importlib
-import json
 import os
-from collections.abc import Callable, Mapping
+import sys
 
+from sovrun.sandbox import smalljson
 from sovrun.sandbox.verdicts import StepNotFound
 
 TYPE_CHECKING = False  # importing what follows would slow the start of every step
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any, Final
 
 CODE: Final = "/code"
@@ -65,7 +65,8 @@ def load_function(entry: str) -> Callable[..., Any]:
     """
     name, attribute = split_entry(entry)
     try:
-        found: Any = importlib.import_module(name)
+        __import__(name)  # as importlib.import_module does, which takes a while to import itself
+        found: Any = sys.modules[name]
     except ModuleNotFoundError as error:
         # A module that the step's module fails to import is the step's own failure, and named as such.
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
@@ -117,7 +118,7 @@ def write_arguments(
             os.symlink(files[digest], f"{folder}/{name}")
         else:
             with open(f"{folder}/{name}.json", "w", encoding="utf-8") as target:
-                target.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
+                target.write(smalljson.dumps(value) + "\n")
 
 
 def _file_digest(value: Any) -> str | None:

@@ -22,13 +22,18 @@ from sovrun.sandbox.exchange import CODE, INPUTS, LIBRARY, WORK, fixed_environme
 
 INFO: Final = 4
 ARGUMENTS: Final = 5
-"""Descriptors of bubblewrap: where it says which process is the sandbox's first, and what it reads its options from."""
+FILTER: Final = 6
+"""Descriptors of bubblewrap: where it says which process is the sandbox's first, what it reads its options from, and what
+it reads the filter of system calls from."""
 
 EXIT_NOT_LAUNCHED: Final = 77
 SHARED_MEMORY_MAX: Final = 64 << 20
 STAGE: Final = "/mnt" if Path("/mnt").is_dir() else "/tmp"  # noqa: S108 -- covered by a mount of our own before use
 
-_RUN: Final = "from sovrun.sandbox.runner import main; main()"
+KEYCTL: Final[Mapping[str, int]] = {"x86_64": 250, "aarch64": 219}
+"""Number of that system call by architecture, as `uname` names it."""
+
+_JOIN_SESSION_KEYRING: Final = 1
 _CLONE_NEWNS: Final = 0x00020000
 _MS_NOSUID_NODEV: Final = 2 | 4
 _MS_BIND: Final = 4096
@@ -102,6 +107,22 @@ def drop_to(uid: int) -> None:
         raise NotLaunched(f"drop the user id: still {os.getresuid()}")
 
 
+def keyctl() -> int:
+    """Return the number of the system call `keyctl` on this machine. Raises: NotLaunched."""
+    number = KEYCTL.get(os.uname().machine)
+    if number is None:
+        raise NotLaunched(f"architecture: no filter of system calls was made for {os.uname().machine}")
+    return number
+
+
+def leave_keyring() -> None:
+    """Join a session keyring that is new and empty: the caller's passes through every namespace."""
+    joined = _libc.syscall(keyctl(), _JOIN_SESSION_KEYRING, None)
+    # Where a kernel has no keyrings, or a container forbids them, the inside has none either.
+    if joined < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
+        raise NotLaunched(f"new session keyring: {os.strerror(ctypes.get_errno())}")
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """One sandbox to be started.
@@ -154,7 +175,7 @@ def order(bwrap: str, frame: Mapping[str, Any], task: Mapping[str, Any], uid: in
     return Order(
         bwrap=bwrap,
         options=b"".join(word.encode() + b"\0" for word in options),
-        command=(frame["python"], "-s", "-P", "-B", "-c", _RUN),
+        command=tuple(frame["command"]),
         sources=tuple(sources),
         uid=uid,
         read_only=("/", "/dev", *(inside for source, inside in binds if Path(source).is_dir())),
@@ -164,9 +185,9 @@ def order(bwrap: str, frame: Mapping[str, Any], task: Mapping[str, Any], uid: in
 _BOUNDARY: Final = (
     *("--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),
     *("--cap-drop", "ALL", "--uid", "1000", "--gid", "1000", "--hostname", "sovrun"),
-    *("--info-fd", str(INFO)),
+    *("--info-fd", str(INFO), "--seccomp", str(FILTER)),
 )
-"""The walls. A filter of system calls is added here as `--seccomp FD`."""
+"""The walls; Landlock and limits are put up inside, see `seal`."""
 
 
 def _environment(epoch: int) -> list[str]:
@@ -205,6 +226,7 @@ def launch(wanted: Order, descriptors: Mapping[int, int], parent: int) -> NoRetu
             stage(wanted.sources)
             drop_to(wanted.uid)
             _require_readable(wanted)
+        leave_keyring()
         die_with(parent)  # last, for a change of user clears it
         complain = _arrange(descriptors)
         os.umask(0o022)

@@ -64,6 +64,16 @@ _TABLE: Final = (
         "install Python where its directory and libraries can be mounted, and make a new virtual environment",
     ),
     (
+        ("architecture",),
+        "there is no filter of system calls for this machine",
+        "use an x86_64 or aarch64 machine, or add the architecture to tools/assemble_filters.py",
+    ),
+    (
+        ("PR_SET_SECCOMP",),
+        "filters of system calls cannot be loaded",
+        "use a kernel with CONFIG_SECCOMP_FILTER, and allow seccomp in the container",
+    ),
+    (
         ("unknown option", "Unknown option"),
         "this bubblewrap is too old",
         "install bubblewrap 0.8 or newer",

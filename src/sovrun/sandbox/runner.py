@@ -3,45 +3,33 @@
 Owns: what happens between bubblewrap's exec and the step's first line, and the reading of its result.
 Must not touch: anything but the standard library and the few modules of Sovrun that also keep to it. Until `go` no
 module of the step is importable, so that nothing of the step takes part in sealing or attesting.
-
-Further walls are put up in `seal`, in this order: limits, Landlock, a second seccomp filter.
 """
 
-# ruff: noqa: PTH108, PTH112, PTH123, PTH208 -- pathlib costs the start of every step 8 ms
+# ruff: noqa: PTH112 -- pathlib costs the start of every step 8 ms
 from __future__ import annotations
 
+import _sitebuiltins
+import builtins
 import os
-import resource
-import signal
 import sys
-from collections.abc import Mapping
 
 from sovrun import step
 from sovrun.sandbox import exchange, values, verdicts, wire
+from sovrun.sandbox.seal import CONTROL, seal
 
 TYPE_CHECKING = False  # importing what follows would slow the start of every step
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, Final, NoReturn
-
-CONTROL: Final = 3
-"""Descriptor of the socket to the supervisor; with 0, 1 and 2 the only one that is open."""
 
 BODY_MAX: Final = 1 << 30
 EXIT_REFUSED: Final = 78
-
-_LIMITS: Final = {
-    "memory": resource.RLIMIT_AS,
-    "processes": resource.RLIMIT_NPROC,
-    "open_files": resource.RLIMIT_NOFILE,
-    "disk": resource.RLIMIT_FSIZE,
-    "core": resource.RLIMIT_CORE,
-}
 
 
 def main() -> NoReturn:
     """Run one step; never returns."""
     setup, _ = wire.receive(CONTROL, body_max=BODY_MAX)
-    problems = seal(setup["limits"]) + attest(setup)
+    problems = seal(setup)
     wire.send(CONTROL, {"say": "refused" if problems else "ready", "problems": problems})
     if problems:
         os._exit(EXIT_REFUSED)
@@ -53,83 +41,10 @@ def main() -> NoReturn:
     files = {digest: f"{exchange.INPUTS}/{digest}" for digest in task["files"]}
     if task["kind"] == "argv":
         _become_program(task["entry"], values.decode(arguments), files)
+    _find_distributions(setup["site"])
     step.enter_process(step.StepContext(files, exchange.WORK))
     _answer(task, arguments)
     os._exit(0)
-
-
-# --- sealing and attesting --------------------------------------------------------------------------------------------
-
-
-def seal(limits: Mapping[str, int]) -> list[str]:
-    """Set the limits of this process and its children for good; return what did not hold."""
-    problems = []
-    wanted = {_LIMITS[name]: (value, value) for name, value in limits.items() if name in _LIMITS}
-    # One second later the kernel ends a process that ignores SIGXCPU.
-    wanted[resource.RLIMIT_CPU] = (limits["cpu_seconds"], limits["cpu_seconds"] + 1)
-    for kind, (soft, hard) in wanted.items():
-        try:
-            resource.setrlimit(kind, (soft, hard))
-        except (OSError, ValueError) as error:
-            problems.append(f"limit {kind} cannot be set to {soft}: {error}")
-            continue
-        if resource.getrlimit(kind) != (soft, hard):
-            problems.append(f"limit {kind} reads back as {resource.getrlimit(kind)}, not {soft}")
-    return problems
-
-
-def attest(setup: Mapping[str, Any]) -> list[str]:
-    """Return everything about this sandbox that is not as it must be.
-
-    Args:
-        setup: `read_only`, the directories in which nothing may be created.
-    """
-    problems = status_problems(_read("/proc/self/status")) + interface_problems(_read("/proc/net/dev"))
-    problems += [f"{path} can be written" for path in setup["read_only"] if can_create_in(path)]
-    # The listing itself holds one descriptor, the lowest that is free.
-    descriptors = sorted(map(int, os.listdir("/proc/self/fd")))
-    if descriptors != [0, 1, 2, CONTROL, CONTROL + 1]:
-        problems.append(f"open descriptors {descriptors}")
-    if os.getsid(0) == 0:
-        problems.append("the session is that of the launcher")
-    return problems
-
-
-def status_problems(text: str) -> list[str]:
-    """Return what `/proc/self/status` says about this process that must not be."""
-    status = dict(line.split(":", 1) for line in text.splitlines())
-    problems = [
-        f"{name} is {status[name].strip()}"
-        for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")
-        if int(status[name], 16)
-    ]
-    if status["NoNewPrivs"].strip() != "1":
-        problems.append("no_new_privs is not set")
-    if "0" in status["Uid"].split():
-        problems.append("the user inside is root")
-    return problems
-
-
-def interface_problems(text: str) -> list[str]:
-    """Return the network interfaces in `/proc/net/dev` beside the loopback."""
-    names = [line.split(":")[0].strip() for line in text.splitlines()[2:]]
-    return [f"there is the network interface {name}" for name in names if name != "lo"]
-
-
-def can_create_in(folder: str) -> bool:
-    """Return whether a file can be made in a directory."""
-    path = f"{folder}/.sovrun-attest"
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except OSError:
-        return False
-    os.unlink(path)
-    return True
-
-
-def _read(path: str) -> str:
-    with open(path) as source:
-        return source.read()
 
 
 # --- a Python function ------------------------------------------------------------------------------------------------
@@ -155,6 +70,25 @@ def _answer(task: Mapping[str, Any], arguments: bytes) -> None:
     wire.send(CONTROL, head, output)
 
 
+def _find_distributions(site: Mapping[str, Any]) -> None:
+    """Do what the start of the interpreter left out (`-S`): the installed distributions become importable.
+
+    Args:
+        site: `paths` of the distributions; `prefix`, where the interpreter's environment lies; `run`, whether the
+            interpreter's own `site` has to do it, since a distribution asks for code at the start.
+    """
+    if site["run"]:
+        import site as interpreters_own  # noqa: PLC0415 -- it is seldom needed
+
+        interpreters_own.main()
+        return
+    sys.path += site["paths"]
+    sys.prefix = sys.exec_prefix = site["prefix"]
+    for name in ("exit", "quit"):
+        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
+    builtins.help = _sitebuiltins._Helper()  # noqa: SLF001 -- as `site` does
+
+
 def _call(entry: str, arguments: bytes) -> bytes:
     if os.path.isdir(exchange.CODE):
         sys.path.insert(0, exchange.CODE)
@@ -166,6 +100,8 @@ def _call(entry: str, arguments: bytes) -> bytes:
 
 
 def _become_program(entry: list[str], arguments: Mapping[str, Any], files: Mapping[str, str]) -> NoReturn:
+    import signal  # noqa: PLC0415 -- functions do without it
+
     try:
         exchange.write_arguments(exchange.WORK, arguments, files)
         program = exchange.program_of(entry[0], exchange.CODE)

@@ -9,17 +9,20 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from site import getsitepackages
 from typing import Any, Final
 
 import sovrun
 from sovrun.core.spec.model import SECOND_US
 from sovrun.sandbox.exchange import LIBRARY
+from sovrun.sandbox.image import write_image
 
 SEARCH_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
-ENVIRONMENT: Final = "/sovrun/env"
+SOVRUN: Final = "/sovrun"
+ENVIRONMENT: Final = f"{SOVRUN}/env"
 """Where a virtual environment lies inside, whatever its place on the host."""
 
 _ETC: Final = {
@@ -61,16 +64,18 @@ class Frame:
     Args:
         binds: read-only (host path, path inside), a directory or a file each.
         links: (target, path inside).
-        python: path of the interpreter inside.
+        command: what a sandbox executes: the interpreter, its options, the image.
+        site: where the interpreter finds the installed distributions, see `runner`.
     """
 
     binds: tuple[tuple[str, str], ...]
     links: tuple[tuple[str, str], ...]
-    python: str
+    command: tuple[str, ...]
+    site: Mapping[str, Any]
 
     def wire(self) -> dict[str, Any]:
         """Return the frame as it goes to the supervisor."""
-        return {"binds": self.binds, "links": self.links, "python": self.python}
+        return {"binds": self.binds, "links": self.links, "command": self.command, "site": self.site}
 
 
 def make_frame(folder: Path) -> Frame:
@@ -90,12 +95,51 @@ def make_frame(folder: Path) -> Frame:
     if not _below(str(base), ("/usr", os.path.realpath(sys.base_prefix))):
         binds.append((str(base), str(base)))
     python = str(base)
-    if sys.prefix != sys.base_prefix:
-        binds += _environment(folder / "env", base)
-        python = f"{ENVIRONMENT}/bin/python"
+    own = folder / "sovrun"
+    (own / "lib" / "sovrun").mkdir(parents=True)
+    write_image(own / "run.pyc", LIBRARY)
+    binds.append((str(own), SOVRUN))
     binds.append((str(Path(sovrun.__file__).resolve().parent), f"{LIBRARY}/sovrun"))
+    if sys.prefix == sys.base_prefix:
+        site = site_of([(path, path) for path in getsitepackages() if Path(path).is_dir()], sys.prefix)
+    else:
+        packages = _environment(own / "env", base)
+        binds += packages
+        python = f"{ENVIRONMENT}/bin/python"
+        site = site_of(packages, ENVIRONMENT)
+        site["run"] = site["run"] or _sees_system_packages()
     _open_to_all(folder)  # a strict umask must not hide it from the users that steps run as
-    return Frame(tuple(binds), tuple(links), python)
+    # -S: what `site` would do is known, and done by the runner, who does not pay for finding it out.
+    return Frame(tuple(binds), tuple(links), (python, "-s", "-P", "-B", "-S", f"{SOVRUN}/run.pyc"), site)
+
+
+_HARMLESS: Final = ("distutils-precedence.pth", "_virtualenv.pth")
+"""Code that packaging tools want to run at each start; it concerns the installing of packages alone."""
+
+
+def site_of(packages: Sequence[tuple[str, str]], prefix: str) -> dict[str, Any]:
+    """Return what the interpreter's `site` would add to the import path, and whether `site` itself has to run.
+
+    Args:
+        packages: directories of installed distributions, each with its place inside.
+        prefix: of the interpreter's environment, inside.
+    """
+    paths, run = [], False
+    for folder, inside in packages:
+        paths.append(inside)
+        for file in sorted(Path(folder).glob("*.pth")):
+            lines = file.read_text(errors="replace").splitlines()
+            wanted = [line.rstrip() for line in lines if line.strip() and not line.startswith("#")]
+            code = [line for line in wanted if line.startswith(("import ", "import\t"))]
+            run = run or (bool(code) and file.name not in _HARMLESS)
+            # An absolute path, as of an editable installation, is a place on the host that is not mounted.
+            paths += [
+                f"{inside}/{line}"
+                for line in wanted
+                if line not in code and Path(folder, line).is_dir() and not line.startswith("/")
+            ]
+        run = run or Path(folder, "sitecustomize.py").is_file()
+    return {"paths": paths, "prefix": prefix, "run": run}
 
 
 def _open_to_all(folder: Path) -> None:
@@ -127,7 +171,7 @@ def _system(etc: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
 
 
 def _environment(folder: Path, base: Path) -> list[tuple[str, str]]:
-    """Return binds for a virtual environment: our own skeleton, and the host's installed distributions in it.
+    """Make our own skeleton of a virtual environment; return binds for the host's installed distributions in it.
 
     The host's skeleton would not do: its links may lead through places that are not mounted.
     """
@@ -137,7 +181,7 @@ def _environment(folder: Path, base: Path) -> list[tuple[str, str]]:
     (folder / "pyvenv.cfg").write_text(
         f"home = {base.parent}\ninclude-system-site-packages = {system}\nversion = {sys.version.split()[0]}\n"
     )
-    binds = [(str(folder), ENVIRONMENT)]
+    binds = []
     for kind in ("purelib", "platlib"):
         packages = Path(sysconfig.get_path(kind))
         inside = packages.relative_to(sys.prefix)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from sovrun.sandbox import launch, wire
+from sovrun.sandbox import landlock, launch, wire
 from sovrun.sandbox.attempt import CHUNK, SECOND_US, Attempt
+from sovrun.sandbox.filters import own_filter
 from sovrun.sandbox.verdicts import failure
 
 BODY_MAX: Final = 1 << 30
@@ -33,6 +34,9 @@ class Supervisor:
         self.bwrap: str = configuration["bwrap"]
         self.frame: Mapping[str, Any] = configuration["frame"]
         self.spool = Path(configuration["spool"])
+        found = own_filter(memory_is_counted=False)
+        self.filter = "" if found is None else str(found.path)
+        self.landlock = landlock.version()
         self.handshake_s = configuration["handshake_us"] / SECOND_US
         self._uids = range(
             configuration["uid_first"], configuration["uid_first"] + configuration["uid_count"]

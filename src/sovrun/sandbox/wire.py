@@ -6,9 +6,9 @@ Must not touch: what a frame means. Standard library only: this is also imported
 
 from __future__ import annotations
 
-import json
 import os
-import struct
+
+from sovrun.sandbox import smalljson
 
 TYPE_CHECKING = False  # importing what follows would slow the start of every step
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HEAD_MAX: Final = 16 << 20
 """Bytes of a frame's JSON object; it holds names and digests, never payloads."""
 
-_LENGTHS: Final = struct.Struct("!II")
+_LENGTHS: Final = 8
 _CHUNK: Final = 1 << 16
 
 
@@ -27,8 +27,13 @@ class BadFrame(ValueError):
 
 def encode(head: dict[str, Any], *parts: bytes) -> bytes:
     """Return the bytes of one frame."""
-    text = json.dumps({**head, "parts": [len(part) for part in parts]}).encode()
-    return b"".join((_LENGTHS.pack(len(text), sum(map(len, parts))), text, *parts))
+    # A lone surrogate becomes its JSON escape.
+    text = smalljson.dumps({**head, "parts": [len(part) for part in parts]}).encode(errors="backslashreplace")
+    return b"".join((len(text).to_bytes(4), sum(map(len, parts)).to_bytes(4), text, *parts))
+
+
+def _lengths(data: bytes | bytearray) -> tuple[int, int]:
+    return int.from_bytes(data[:4]), int.from_bytes(data[4:_LENGTHS])
 
 
 class Decoder:
@@ -52,16 +57,16 @@ class Decoder:
         return frames
 
     def _next(self) -> tuple[dict[str, Any], list[bytes]] | None:
-        if len(self._data) < _LENGTHS.size:
+        if len(self._data) < _LENGTHS:
             return None
-        head_size, body_size = _LENGTHS.unpack_from(self._data)
+        head_size, body_size = _lengths(self._data)
         if head_size > self._head_max or body_size > self._body_max:
             raise BadFrame(f"a frame of {head_size} + {body_size} bytes")
-        start, end = _LENGTHS.size + head_size, _LENGTHS.size + head_size + body_size
+        start, end = _LENGTHS + head_size, _LENGTHS + head_size + body_size
         if len(self._data) < end:
             return None
         try:
-            head = json.loads(self._data[_LENGTHS.size : start])
+            head = smalljson.loads(bytes(self._data[_LENGTHS:start]))
         except (ValueError, RecursionError) as error:
             raise BadFrame("a frame whose object is not JSON") from error
         body = bytes(self._data[start:end])
@@ -95,9 +100,9 @@ def receive(descriptor: int, *, body_max: int) -> tuple[dict[str, Any], list[byt
     Raises: BadFrame, EOFError when the other side has gone.
     """
     decoder = Decoder(body_max=body_max)
-    lengths = _read_exactly(descriptor, _LENGTHS.size)
+    lengths = _read_exactly(descriptor, _LENGTHS)
     decoder.feed(lengths)  # refuses what is too large before it is read
-    [frame] = decoder.feed(_read_exactly(descriptor, sum(_LENGTHS.unpack(lengths))))
+    [frame] = decoder.feed(_read_exactly(descriptor, sum(_lengths(lengths))))
     return frame
 
 

@@ -1,7 +1,7 @@
 """From the bytes of a DAG document to a value, or to all that is wrong with it.
 
-Owns: `parse_dag`: which reader a text is for, the limits of size, the order of the checks, and putting what they find
-in the order of the text.
+Owns: `parse_dag`: the order of the checks; for every kind of document `read_any` (which reader a text is for, the
+limits of size) and `placed` (what checks find, in the order of the text).
 Must not touch: files; `name` is only what a message calls the document.
 """
 
@@ -27,14 +27,19 @@ _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 _BLANK: Final = b" \t\r\n"
 
 
-class _Document(Protocol):
+class Document(Protocol):
     """What the readers of YAML and JSON have in common."""
 
     @property
-    def value(self) -> Any: ...
+    def value(self) -> Any:
+        """The value as it was read, without what is refused."""
+
     @property
-    def findings(self) -> tuple[Finding, ...]: ...
-    def places(self, wanted: Collection[Path]) -> Mapping[Path, tuple[Place, Place]]: ...
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong with the text."""
+
+    def places(self, wanted: Collection[Path]) -> Mapping[Path, tuple[Place, Place]]:
+        """Return of each path that is there the places of its value and of its key."""
 
 
 def parse_dag(data: bytes, *, name: str) -> DagSpec:
@@ -46,7 +51,7 @@ def parse_dag(data: bytes, *, name: str) -> DagSpec:
     Raises: InvalidSpec with every mistake, in the order of the text.
     """
     try:
-        document = _read(data)
+        document = read_any(data)
     except UnreadableError as error:
         raise InvalidSpec(name, _sorted(error.mistakes)) from None
     value = document.value
@@ -61,7 +66,7 @@ def parse_dag(data: bytes, *, name: str) -> DagSpec:
     if isinstance(steps, list) and len(steps) > STEPS_MAX:
         message = f"the DAG has {len(steps)} steps; {STEPS_MAX} is the most it may have"
         found.append(Finding("too_many_steps", message, ("steps",), at_key=True))
-        raise InvalidSpec(name, _mistakes(document, found))
+        raise InvalidSpec(name, placed(document, found))
     well_shaped = has_shape(value)
     if not well_shaped:
         found += shape_findings(value, suggester)
@@ -72,11 +77,12 @@ def parse_dag(data: bytes, *, name: str) -> DagSpec:
     if not found and not well_shaped:
         found.append(Finding("bad_value", "the document is not as the published schema says", ()))
     if found or graph.order is None:
-        raise InvalidSpec(name, _mistakes(document, found))
+        raise InvalidSpec(name, placed(document, found))
     return spec_of(value, graph.order)
 
 
-def _read(data: bytes) -> _Document:
+def read_any(data: bytes) -> Document:
+    """Return the value that a text in JSON or YAML is, with where its fields stand. Raises: UnreadableError."""
     if data.startswith(_UTF16):
         raise UnreadableError(Mistake("bad_encoding", "the document is UTF-16; save it as UTF-8"))
     if data.startswith(b"\xef\xbb\xbf"):
@@ -112,7 +118,7 @@ def _text(data: bytes) -> str:
         raise UnreadableError(Mistake("bad_encoding", message, (), line, column)) from None
 
 
-def _mistakes(document: _Document, found: list[Finding]) -> list[Mistake]:
+def placed(document: Document, found: list[Finding]) -> list[Mistake]:
     """Return what counts of all that was found, each where it stands in the text, in the order of the text."""
     counting = _counting(found)
     wanted = {finding.path[:length] for finding in counting for length in range(len(finding.path) + 1)}

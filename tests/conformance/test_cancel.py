@@ -166,14 +166,24 @@ async def test_a_slot_stays_taken_until_the_process_of_the_cancelled_step_is_kno
     await cancelled(store, run)
     assert await slots_held(store) == 1
     assert await store.claim(OTHER, 1) == []
-    [revoked] = await store.renew(WORKER)
-    assert (revoked.run, revoked.position, revoked.fence) == (lease.run, lease.position, lease.fence)
-    assert list(await store.renew(OTHER)) == []
+    assert list(await store.renew(WORKER, [lease])) == [lease]
+    assert list(await store.renew(OTHER, [])) == []
+    assert await slots_held(store) == 1, "it is held until it says that it is not"
     committed = await commit(store, broken(lease, "abandoned", circumstance=True), slots=1)
     assert committed.lost == (lease,)
     assert len(committed.leases) == 1, "the slot is free in the very commit that tells of the end"
-    assert list(await store.renew(WORKER)) == []
+    assert list(await store.renew(WORKER, committed.leases)) == []
     assert await slots_held(store) == 1
+
+
+async def test_a_slot_is_free_when_the_worker_of_the_cancelled_step_does_not_hold_it(store: Store) -> None:
+    run = await one_at_a_time(store)
+    await claim_one(store)
+    _, over = await asyncio.gather(cancelled(store, run), store.renew(WORKER, []))
+    assert list(over) == []
+    await store.renew(WORKER, [])
+    assert await slots_held(store) == 0
+    assert len(await store.claim(OTHER, 9)) == 1
 
 
 async def test_a_slot_is_free_when_the_worker_of_the_cancelled_step_is_silent(
@@ -201,7 +211,7 @@ async def test_a_concurrency_slot_is_not_leaked_by_cancel(store: Store) -> None:
         await asyncio.gather(*(calls[call]() for call in order))
         assert (await store.run(TENANT, run)).head.state is State.CANCELLED
         assert await slots_held(store) == 0, order
-        assert list(await store.renew(WORKER)) == []
+        assert list(await store.renew(WORKER, [])) == []
     await submitted(store, APART, "after")
     assert len(await store.claim(WORKER, 9)) == 3
 
@@ -212,7 +222,7 @@ async def test_recovery_frees_the_slots_of_cancelled_steps(store: Store) -> None
     await cancelled(store, run)
     assert await store.recover() == 0
     assert await slots_held(store) == 0
-    assert list(await store.renew(WORKER)) == []
+    assert list(await store.renew(WORKER, [])) == []
     assert len(await store.claim(OTHER, 9)) == 1
 
 

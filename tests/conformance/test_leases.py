@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -29,10 +30,10 @@ async def state_of(store: Store, run: RunId) -> tuple[State, int, int]:
 
 async def test_a_worker_that_is_heard_of_keeps_its_leases(store: Store, clock: SetClock) -> None:
     run = await submitted(store, SPEC)
-    await claim_one(store)
+    lease = await claim_one(store)
     for _ in range(10):
         clock.advance(SILENT_US - 1)
-        assert list(await store.renew(WORKER)) == []
+        assert list(await store.renew(WORKER, [lease])) == []
         assert await store.take_back(SILENT_US) == 0
     assert await state_of(store, run) == (State.EXECUTING, 1, 0)
 
@@ -47,7 +48,7 @@ async def test_a_worker_is_heard_of_when_it_claims_commits_or_renews(
     signs = {
         "claim": lambda: store.claim(WORKER, 0),
         "commit": lambda: commit(store),
-        "renew": lambda: store.renew(WORKER),
+        "renew": lambda: store.renew(WORKER, [first]),
     }
     await signs[sign]()
     clock.advance(SILENT_US - 1)
@@ -92,7 +93,7 @@ async def test_two_workers_with_one_name_are_two_workers(store: Store, clock: Se
     run = await submitted(store, SPEC)
     first = await claim_one(store, TWINS[0])
     clock.advance(SILENT_US)
-    await store.renew(TWINS[1])
+    await store.renew(TWINS[1], [])
     assert await store.take_back(SILENT_US) == 1, "the other's sign of life is not its own"
     second = await claim_one(store, TWINS[1])
     assert (await store.commit([done(first)], worker=TWINS[0])).lost == (first,)
@@ -165,10 +166,10 @@ async def test_a_heartbeat_after_completion_changes_nothing(store: Store, clock:
     run = await submitted(store, SPEC)
     await commit(store, done(await claim_one(store)))
     before = await store.events(TENANT, run)
-    assert list(await store.renew(WORKER)) == []
+    assert list(await store.renew(WORKER, [])) == []
     clock.advance(HOUR_US)
     assert await store.take_back(SILENT_US) == 0
-    assert list(await store.renew(WORKER)) == []
+    assert list(await store.renew(WORKER, [])) == []
     assert await store.events(TENANT, run) == before
 
 
@@ -179,9 +180,56 @@ async def test_a_heartbeat_after_the_lease_was_lost_does_not_bring_it_back(
     lease = await claim_one(store)
     clock.advance(SILENT_US)
     await store.take_back(SILENT_US)
-    assert list(await store.renew(WORKER)) == []
+    assert list(await store.renew(WORKER, [lease])) == [lease], "its process is to stop"
     assert (await claim_one(store, OTHER)).attempt == 2
+    assert list(await store.renew(WORKER, [lease])) == [lease]
     assert (await commit(store, done(lease))).lost == (lease,)
+
+
+async def test_what_a_worker_does_not_know_of_is_taken_back_when_it_shows_that_it_is_alive(
+    store: Store,
+) -> None:
+    """A lease whose answer was lost, renewed for ever by a worker that does not know of it."""
+    run = await submitted(store, APART)
+    known, lost = await store.claim(WORKER, 2)
+    [others] = await store.claim(OTHER, 1)
+    assert list(await store.renew(WORKER, [known])) == []
+    assert await ways(store, APART, run, TENANT) == {"a": "executing", "b": "lease_expired", "c": "executing"}
+    again = await claim_one(store, OTHER)
+    assert (again.position, again.attempt, again.fence) == (lost.position, 2, lost.fence + 1)
+    assert list(await store.renew(WORKER, [known])) == []
+    assert (await commit(store, done(known), done(lost))).lost == (lost,)
+    assert (await store.commit([done(others), done(again)], worker=OTHER)).ended == (run,)
+    assert [depth.executing for depth in await store.depths(TENANT)] == [0]
+
+
+async def test_a_lease_of_another_is_none_that_a_worker_holds(store: Store) -> None:
+    run = await submitted(store, APART)
+    lease = await claim_one(store)
+    assert list(await store.renew(OTHER, [replace(lease, worker=OTHER)])) == [replace(lease, worker=OTHER)]
+    assert list(await store.renew(WORKER, [replace(lease, fence=lease.fence + 1)])) == [
+        replace(lease, fence=lease.fence + 1)
+    ]
+    assert (await ways(store, APART, run, TENANT))["a"] == "lease_expired", (
+        "and so it did not know of its own"
+    )
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_claim_that_is_given_up_in_the_moment_of_its_answer_leaves_no_lease_behind(
+    store: Store, turns: int
+) -> None:
+    """A concurrency slot leaked by a worker that was told to stop."""
+    claim = asyncio.ensure_future(store.claim(WORKER, 9, patience_us=HOUR_US))
+    await asyncio.sleep(0)
+    await submitted(store, APART)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    claim.cancel()
+    [answer] = await asyncio.gather(claim, return_exceptions=True)
+    leases = [] if isinstance(answer, BaseException) else list(answer)
+    assert list(await store.renew(WORKER, leases)) == []
+    assert [depth.executing for depth in await store.depths(TENANT)] == [len(leases)]
 
 
 async def test_taking_back_beside_a_report_takes_back_what_is_not_reported(

@@ -81,7 +81,8 @@ class Script:
             case "pending":
                 return lambda store: store.pending(limit)
             case "renew":
-                return lambda store: store.renew(worker)
+                held = [lease for lease in self.leases if lease.worker == worker and chance.random() < 0.9]
+                return lambda store: store.renew(worker, held)
             case "take back":
                 return lambda store: store.take_back(silent_us)
             case "look":
@@ -227,7 +228,7 @@ async def everything(store: Store, runs: Sequence[tuple[Tenant, RunId, DagSpec]]
     told: list[object] = [await store.unfinished()]
     told += [list(await store.runs(tenant, limit=100)) for tenant in TENANTS]
     told += [await looked_up(store, tenant) for tenant in TENANTS]
-    told += [list(await store.pending(1_000)), [list(await store.renew(worker)) for worker in WORKERS]]
+    told += [list(await store.pending(1_000)), [list(await store.renew(worker, [])) for worker in WORKERS]]
     told += [await store.reruns(tenant, run) for tenant, run, _ in runs]
     for tenant, run, _ in runs:
         known = {record.head.id for record in await store.runs(tenant, limit=100)}

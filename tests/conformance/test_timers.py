@@ -137,8 +137,7 @@ async def test_the_process_of_a_step_out_of_time_holds_its_slot_until_it_is_dead
     await submitted(store, timed())
     held = await claim_one(store)
     clock.advance(MINUTE_US)
-    [revoked] = await store.renew(WORKER)
-    assert (revoked.position, revoked.fence) == (held.position, held.fence)
+    assert list(await store.renew(WORKER, [held])) == [held]
     assert (await store.depths(TENANT))[0].executing == 1
     await commit(store, broken(held, "abandoned"))
     assert (await store.depths(TENANT))[0].executing == 0

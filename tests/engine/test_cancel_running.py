@@ -23,7 +23,7 @@ from support.tasks import require_bubblewrap
 
 @pytest.fixture(autouse=True)
 def quick_beat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sovrun.engine.worker, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(sovrun.engine.worker, "BEAT_US", 20_000)
 
 
 async def test_a_cancelled_step_on_a_thread_gives_its_slot_back(start: Started) -> None:

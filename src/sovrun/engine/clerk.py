@@ -7,7 +7,7 @@ output that its parent recorded under the same step hash, or is left to a worker
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sovrun.core.actions import Action, EnterWait, Refuse, Release, Reuse
@@ -40,15 +40,24 @@ class Clerk:
         self._environment = environment
         self._workloads = Workloads(store, files)
         self._told_to_stop = asyncio.Event()
+        self._asking: asyncio.Future[Sequence[Pending]] | None = None
 
     def stop(self) -> None:
-        """Take up nothing more; `run` returns when the store answers its waiting call."""
+        """Take up nothing more; `run` returns when what it has begun is done."""
         self._told_to_stop.set()
+        if self._asking is not None:
+            self._asking.cancel()
 
     async def run(self) -> None:
         """Work until stopped. Raises: StoreUnavailable."""
         while not self._told_to_stop.is_set():
-            await self.work_off(await self._store.pending(BATCH, patience_us=PATIENCE_US))
+            self._asking = asyncio.ensure_future(self._store.pending(BATCH, patience_us=PATIENCE_US))
+            try:
+                await asyncio.wait([self._asking])
+            finally:
+                self._asking.cancel()
+            if not self._asking.cancelled():
+                await self.work_off(self._asking.result())
 
     async def work_off(self, pending: Iterable[Pending]) -> None:
         """Take up some pending steps. Raises: StoreUnavailable."""

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
+from sovrun.core.errors import StoreUnavailable
 from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
 from sovrun.core.lifecycle import TERMINAL, Reason, State
 from sovrun.engine.clerk import Clerk
 from sovrun.engine.desk import Desk
 from sovrun.engine.handler import KnownDag, RunRequest, registration_of, submission_of
+from sovrun.engine.hub import LEASE_US
 from sovrun.engine.worker import Worker
 from sovrun.ports import Executor, Files, Identity
 from sovrun.store.protocol import RunRecord, Store, Submitted
 
 LOOK_SECONDS: Final = 0.1
+GRACE_SECONDS: Final = 10.0
+"""How long steps under way may go on when the engine is left; after that they are killed and their leases given back."""
 
 
 class Engine:
@@ -37,8 +42,10 @@ class Engine:
         *,
         slots: int,
         name: str,
+        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
-        """Args: slots: steps at a time; name: of the worker, printable ASCII."""
+        """Args: slots: steps at a time; name: of the worker, printable ASCII; grace_seconds: see `GRACE_SECONDS`."""
+        self._grace_seconds = grace_seconds
         self._store = store
         self._files = files
         self._executor = executor
@@ -63,12 +70,16 @@ class Engine:
     ) -> None:
         self._worker.stop()
         self._clerk.stop()
-        if error is not None:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._store.close()  # answers the waiting claim of the worker and the waiting call of the clerk
+        if (
+            error is None
+        ):  # steps under way are let finish for a while; what does not is killed and given back
+            await asyncio.wait(self._tasks, timeout=self._grace_seconds)
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(StoreUnavailable):  # then the next engine takes them back
+            await self._store.take_back(LEASE_US, dead=(self._worker.name,))
+        await self._store.close()
         await self._executor.close()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

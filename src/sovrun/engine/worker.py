@@ -17,11 +17,14 @@ from sovrun.core.ids import WorkerId
 from sovrun.core.step import NO_HASH, Fail
 from sovrun.engine.attempt import Attempts
 from sovrun.ports import Executor, Files
-from sovrun.store.protocol import Lease, Report, Revoked, Store
+from sovrun.store.protocol import Lease, Report, Store
 
 PATIENCE_US: Final = 3_600 * 1_000_000
-BEAT_SECONDS: Final = 1.0
-"""How often a worker that executes steps shows that it is alive and asks which of them are over."""
+"""How long a claim of a worker that executes steps inline waits for something to do."""
+IDLE_US: Final = 20 * 1_000_000
+"""How long a claim of an idle worker waits before the worker says that it holds nothing."""
+BEAT_US: Final = 1_000_000
+"""How often a worker that executes steps says which, and learns which of them are over."""
 BATCH_FIRST: Final = 16
 BATCH_MAX: Final = 256
 BATCH_SECONDS: Final = 0.005
@@ -51,13 +54,18 @@ class Worker:
         self._attempts = Attempts(store, files, executor)
         self._slots = slots
         self._told_to_stop = asyncio.Event()
-        self._claiming: asyncio.Task[Sequence[Lease]] | None = None
+        self._claiming: asyncio.Task[Any] | None = None
+
+    @property
+    def name(self) -> WorkerId:
+        """The name under which it holds its leases."""
+        return self._name
 
     def stop(self) -> None:
         """Take no more steps; `run` returns when those under way are reported."""
         self._told_to_stop.set()
         if self._claiming is not None:
-            self._claiming.cancel()
+            self._claiming.cancel()  # what it is given in this very moment, the store takes back
 
     async def run(self) -> None:
         """Work until stopped. Raises: StoreUnavailable when reports cannot be recorded; nothing acknowledged is lost."""
@@ -74,7 +82,7 @@ class Worker:
             leases or not self._told_to_stop.is_set()
         ):  # what it has taken costs an attempt when it is given up
             if not leases:
-                leases = await self._claim(batch)
+                leases = await self._claim_inline(batch)
                 continue
             begun = since = perf_counter()
             reports: list[Report] = []
@@ -92,8 +100,22 @@ class Worker:
             slots = 0 if self._told_to_stop.is_set() else batch
             leases = (await self._store.commit(reports, worker=self._name, slots=slots)).leases
 
+    async def _claim_inline(self, slots: int) -> Sequence[Lease]:
+        self._claiming = asyncio.current_task()
+        try:
+            return await self._store.claim(self._name, slots, patience_us=PATIENCE_US)
+        except asyncio.CancelledError:
+            if self._told_to_stop.is_set():
+                return ()
+            raise
+        finally:
+            self._claiming = None
+
     async def _run_beside(self) -> None:
-        """Execute steps beside each other, at most `slots` at a time, while one claim waits for more."""
+        """Execute steps beside each other, at most `slots` at a time, while one claim waits for more.
+
+        A claim waits no longer than a beat while steps run, for the worker says what it holds only between claims.
+        """
         running: dict[asyncio.Task[Report], Lease] = {}
         claim: asyncio.Task[Sequence[Lease]] | None = None
         reserved = 0
@@ -103,11 +125,13 @@ class Worker:
                 free = self._slots - len(running)
                 if free > 0 and claim is None and not self._told_to_stop.is_set():
                     reserved = free
-                    claim = self._claiming = asyncio.create_task(self._claim(free))
+                    patience_us = BEAT_US if running else IDLE_US
+                    call = self._store.claim(self._name, free, patience_us=patience_us)
+                    claim = self._claiming = asyncio.ensure_future(call)
                 waiting: set[asyncio.Task[Any]] = {*running, claim} if claim is not None else {*running}
                 if not waiting:
                     return
-                pause = BEAT_SECONDS if running else None
+                pause = BEAT_US / 1e6 if running else None
                 await asyncio.wait(waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 leases: list[Lease] = []
                 if claim is not None and claim.done():
@@ -119,24 +143,20 @@ class Worker:
                     free = self._slots - len(running) - len(leases) - reserved
                     slots = 0 if self._told_to_stop.is_set() else free
                     leases.extend((await self._store.commit(reports, worker=self._name, slots=slots)).leases)
-                if running and perf_counter() - beat >= BEAT_SECONDS:
-                    beat = perf_counter()
-                    _abandon(running, await self._store.renew(self._name))
                 running |= {asyncio.create_task(self._attempts.execute(lease)): lease for lease in leases}
+                if claim is None and perf_counter() - beat >= BEAT_US / 1e6:
+                    beat = perf_counter()
+                    _abandon(running, await self._store.renew(self._name, list(running.values())))
         finally:
             for task in (*running, *(() if claim is None else (claim,))):
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-
-    async def _claim(self, slots: int) -> Sequence[Lease]:
-        return await self._store.claim(self._name, slots, patience_us=PATIENCE_US)
+            await asyncio.gather(*running, *(() if claim is None else (claim,)), return_exceptions=True)
 
 
-def _abandon(running: dict[asyncio.Task[Report], Lease], revoked: Sequence[Revoked]) -> None:
+def _abandon(running: dict[asyncio.Task[Report], Lease], over: Sequence[Lease]) -> None:
     """Kill the attempts whose leases have ended without a report."""
-    over = {(lease.run_key, lease.position, lease.fence) for lease in revoked}
     for task, lease in running.items():
-        if (lease.run_key, lease.position, lease.fence) in over and not task.cancelling():
+        if lease in over and not task.cancelling():
             task.cancel()  # once: another time would break off the killing of what ignores a friendly word
 
 

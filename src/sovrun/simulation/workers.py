@@ -7,6 +7,7 @@ Must not touch: the truth, which is in the store.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sovrun.core.errors import StoreUnavailable
@@ -80,8 +81,7 @@ class SimulatedWorker:
         try:
             leases = await self._world.link.call(lambda store: store.claim(self.name, free))
         except StoreUnavailable:
-            self._rename()  # there may be leases of this name that nobody knows of
-            return
+            return  # there may be leases of this name that nobody knows of, until it says what it holds
         self._polls = 0 if leases else self._polls + 1
         self._take(leases)
 
@@ -90,25 +90,16 @@ class SimulatedWorker:
         slots = self._slots - len(self._held) if world.rng.random() < 0.7 else 0
         if slots and world.rng.random() < 0.1:
             slots = 0  # it drains
-        name = self.name
-
         try:
             committed = await world.link.call(
-                lambda store: store.commit(reports, worker=name, slots=slots),
-                lambda store: store.commit(reports, worker=name),
+                lambda store: store.commit(reports, worker=self.name, slots=slots)
             )
         except StoreUnavailable:
-            if slots:
-                self._rename()
             return
         self._outbox = []
         world.acknowledge(reports, committed)
         self._polls = 0
         self._take(committed.leases)
-
-    def _rename(self) -> None:
-        """Go on under another name, so that leases which an unknown answer may have given are taken back."""
-        self.name = self._world.fresh_name()
 
     def _take(self, leases: Sequence[Lease]) -> None:
         world = self._world
@@ -134,13 +125,9 @@ class SimulatedWorker:
             self._polls = 0
 
     async def _beat(self) -> None:
-        """Say that this worker is alive, and let go of what was taken from it."""
-        if self._held:
-            try:
-                revoked = await self._world.link.call(lambda store: store.renew(self.name))
-            except StoreUnavailable:
-                revoked = ()
-            gone = {(one.run_key, one.position, one.fence) for one in revoked}
-            for lease in [h for h in self._held if (h.run_key, h.position, h.fence) in gone]:
+        """Say what this worker holds, and let go of what was taken from it."""
+        held = [*self._held, *(report.lease for report in self._outbox)]
+        with suppress(StoreUnavailable):
+            for lease in await self._world.link.call(lambda store: store.renew(self.name, held)):
                 await self._finish(lease)  # its process is stopped; that it is gone has to be said
         self._plan(self._beat, BEAT_US)

@@ -37,7 +37,6 @@ from sovrun.store.protocol import (
     Pending,
     Registration,
     Report,
-    Revoked,
     Submission,
     Submitted,
 )
@@ -126,10 +125,19 @@ class MemoryStore(MemoryReads):
         self._set_alarm()
         try:
             await asyncio.wait([waiter.answer], timeout=patience_us / 1e6)
+        except asyncio.CancelledError:
+            if waiter.answer.done():
+                self._give_back(waiter.answer.result())
+            raise
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
         return waiter.answer.result() if waiter.answer.done() else []
+
+    def _give_back(self, leases: Sequence[Lease]) -> None:
+        """Take back what was given to a caller who has gone away meanwhile."""
+        gone = {(lease.run_key, lease.position, lease.fence) for lease in leases}
+        self._take_back(lambda _, lease: lease in gone)
 
     async def commit(self, reports: Sequence[Report], *, worker: WorkerId, slots: int = 0) -> Committed:
         """See `Store.commit`."""
@@ -195,15 +203,20 @@ class MemoryStore(MemoryReads):
         parent, from_step = submission.parent, submission.from_step
         return Pending(head.tenant, head.id, key, head.version, position, head.inputs, parent, from_step)
 
-    async def renew(self, worker: WorkerId) -> Sequence[Revoked]:
+    async def renew(self, worker: WorkerId, held: Sequence[Lease]) -> Sequence[Lease]:
         """See `Store.renew`."""
         self._heard[worker] = self._clock.elapsed_us()
         self._strike()
-        return [
-            Revoked(self._runs[key].head.tenant, self._runs[key].head.id, key, position, fence)
-            for (key, position, fence), holder in sorted(self._lingering.items())
-            if holder == worker
-        ]
+        known = {(lease.run_key, lease.position, lease.fence) for lease in held}
+        self._take_back(lambda holder, lease: holder == worker and lease not in known)
+        return [lease for lease in held if not self._is_live(lease)]
+
+    def _is_live(self, lease: Lease) -> bool:
+        kept = self._runs.get(lease.run_key)
+        if kept is None or lease.position not in range(kept.plan.size):
+            return False
+        step = kept.steps[lease.position]
+        return step.state is State.EXECUTING and (step.fence, step.worker) == (lease.fence, lease.worker)
 
     async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
         """See `Store.take_back`."""
@@ -217,26 +230,26 @@ class MemoryStore(MemoryReads):
         silent = {
             w for w in held | set(self._lingering.values()) if now_us - self._heard.get(w, 0) >= silent_us
         }.union(dead)
-        return self._take_back(silent) if silent else 0
+        return self._take_back(lambda holder, _: holder in silent) if silent else 0
 
     async def recover(self) -> int:
         """See `Store.recover`."""
-        return self._take_back(None)
+        return self._take_back(lambda *_: True)
 
-    def _take_back(self, workers: set[WorkerId] | None) -> int:
+    def _take_back(self, is_lost: Callable[[WorkerId | None, tuple[int, int, int]], bool]) -> int:
+        """Take back the leases that are lost, by who holds them and by run key, position and fence."""
         self._strike()
         taken = 0
         for kept in list(self._runs.values()):
             write = Write(kept.plan, kept.head, self._clock.now_us())
             for position, step in enumerate(kept.steps):
-                if step.state is State.EXECUTING and (workers is None or step.worker in workers):
+                lease = (kept.head.key, position, step.fence)
+                if step.state is State.EXECUTING and is_lost(step.worker, lease):
                     write.move(position, step, LoseLease(), ENGINE)
                     self._lanes.held(self._lane_of(kept), -1)
                     taken += 1
             self._finish(kept, write)
-        for lease in [
-            lease for lease, worker in self._lingering.items() if workers is None or worker in workers
-        ]:
+        for lease in [lease for lease, worker in self._lingering.items() if is_lost(worker, lease)]:
             self._let_go(lease)
         self._admit_waiting()
         self._serve()

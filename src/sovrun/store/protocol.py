@@ -178,17 +178,6 @@ class Pending:
     from_step: StepId | None
 
 
-@dataclass(frozen=True, slots=True)
-class Revoked:
-    """A lease that ended without the worker's report: its process is to be stopped."""
-
-    tenant: Tenant
-    run: RunId
-    run_key: int
-    position: int
-    fence: int
-
-
 class Acted(NamedTuple):
     """What an action came to: whether it changed anything, and the run's state after it."""
 
@@ -332,8 +321,15 @@ class Store(Reads, Protocol):
         They stay pending until an action has moved them; two engines may get the same ones.
         """
 
-    async def renew(self, worker: WorkerId) -> Sequence[Revoked]:
-        """Note that a worker is alive, and return its leases that ended without its report."""
+    async def renew(self, worker: WorkerId, held: Sequence[Lease]) -> Sequence[Lease]:
+        """Note that a worker is alive, and return those of the leases it holds that are over: their processes are to stop.
+
+        What was leased to the worker and is not in `held` is taken back, for the answer that gave it was lost.
+
+        Args:
+            held: every lease that the worker knows of and has not reported. It asks while no claim and no commit of
+                its own is under way, else it might lose what it is just being given.
+        """
 
     async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
         """Take back the leases of workers not heard of for `silent_us`, and of `dead` ones. Returns: how many.

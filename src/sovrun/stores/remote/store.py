@@ -30,7 +30,6 @@ from sovrun.store.protocol import (
     Pending,
     Registration,
     Report,
-    Revoked,
     RunRecord,
     Submission,
     Submitted,
@@ -138,9 +137,9 @@ class RemoteStore:
         turn_us = min(patience_us, PATIENCE_MAX_US)
         return await self._waited("pending", limit=limit, patience_us=turn_us)
 
-    async def renew(self, worker: WorkerId) -> Sequence[Revoked]:
+    async def renew(self, worker: WorkerId, held: Sequence[Lease]) -> Sequence[Lease]:
         """See `Store.renew`."""
-        return cast("list[Revoked]", await self._call("renew", worker=worker))
+        return cast("list[Lease]", await self._call("renew", worker=worker, held=held))
 
     async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
         """Do nothing: the owner looks after its workers."""

@@ -18,11 +18,11 @@ from sovrun.core.actions import Action, TakeUp, perform, time_is_over
 from sovrun.core.errors import LeaseLost, NotFound, SovrunError
 from sovrun.core.events import ENGINE
 from sovrun.core.identity import StepResult, outcome_of
-from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
+from sovrun.core.ids import Actor, RunId, WorkerId
 from sovrun.core.lanes import UNBOUNDED, Lane
 from sovrun.core.lifecycle import TERMINAL, Cause, State, Tally
 from sovrun.core.run import Deltas, Tallies, Write
-from sovrun.core.step import LoseLease, Step, is_repeat
+from sovrun.core.step import Step, is_repeat
 from sovrun.store.codec import drive
 from sovrun.store.protocol import (
     Acted,
@@ -32,13 +32,13 @@ from sovrun.store.protocol import (
     Payload,
     Registration,
     Report,
-    Revoked,
     Submission,
     Submitted,
 )
 from sovrun.stores.sqlite import rows
 from sovrun.stores.sqlite.batch import Batch, gather_steps
 from sovrun.stores.sqlite.intake import Intake
+from sovrun.stores.sqlite.leases import Leases
 from sovrun.stores.sqlite.queue import Place, Queue
 from sovrun.stores.sqlite.runs import UNSTARTED, Runs, StepsOf
 
@@ -76,15 +76,25 @@ class TakeBack:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveBack:
+    """These leases were given to a caller who has gone away meanwhile."""
+
+    leases: Sequence[Lease]
+
+
+@dataclass(frozen=True, slots=True)
 class Renew:
-    """A worker is alive and wants to know which of its leases ended without it."""
+    """A worker is alive, holds these leases and no others, and wants to know which of them are over."""
 
     worker: WorkerId
+    held: Sequence[Lease]
 
 
-Request: TypeAlias = Registration | Submission | Commit | Claim | Act | TakeBack | Renew | Governance
+Request: TypeAlias = (
+    Registration | Submission | Commit | Claim | Act | TakeBack | GiveBack | Renew | Governance
+)
 Answer: TypeAlias = (
-    bool | Submitted | Committed | list[Lease] | Acted | int | list[Revoked] | SovrunError | None
+    bool | Submitted | Committed | list[Lease] | Acted | int | SovrunError | None
 )
 
 
@@ -96,6 +106,7 @@ class Owner:
         self._queue = Queue(connection)
         self._runs = Runs(connection, lambda: self._queue.lanes)
         self._intake = Intake(connection, self._runs, self._queue)
+        self._leases = Leases(connection, self._runs, self._queue)
         self._next_due: int | None = None
         self._stale = False
         self.pending = 0
@@ -123,7 +134,7 @@ class Owner:
 
     def holders(self) -> list[WorkerId]:
         """Return the workers that hold leases, or held some that ended without them."""
-        return [WorkerId(worker) for (worker,) in self._connection.execute(rows.SELECT_HOLDERS)]
+        return self._leases.holders()
 
     def commit(self, requests: Sequence[Request], now_us: int) -> list[Answer]:
         """Carry out requests in one durable transaction and return their answers, in order.
@@ -186,10 +197,12 @@ class Owner:
                 case Act():
                     return self._act(batch, request)
                 case TakeBack():
-                    return self._take_back(batch, request.workers)
+                    return self._leases.take_back(batch, request.workers)
+                case GiveBack():
+                    lost = [(lease.run_key, lease.position, lease.fence) for lease in request.leases]
+                    return self._leases.lose(batch, lost)
                 case Renew():
-                    found = self._connection.execute(rows.SELECT_LINGERING_OF, (request.worker,))
-                    return [Revoked(Tenant(row[0]), RunId(row[1]), *row[2:]) for row in found]
+                    return self._leases.renew(batch, request.worker, request.held)
                 case Governance():
                     return self._intake.govern(batch, request)
         except SovrunError as refusal:
@@ -209,23 +222,13 @@ class Owner:
             except NotFound:
                 yield lease
             except LeaseLost:
-                self._no_longer_held(write, lease)
+                self._leases.let_go(write, lease)
                 if not is_repeat(step, report.result):
                     batch.late += 1
                     yield lease
             else:
                 self._queue.held(self._runs.hot[lease.run_key].lane, -1)
                 batch.keep(lease.tenant, report.payloads)
-
-    def _no_longer_held(self, write: Write, lease: Lease) -> None:
-        """Free the slot of a lease that had ended without its worker: the late report shows that the process is done."""
-        ended = (lease.position, lease.fence, lease.worker)
-        if ended in write.lingering:  # in this very batch, so the file does not say so yet
-            write.lingering.remove(ended)
-            self._queue.held(self._runs.hot[lease.run_key].lane, -1)
-        row = (lease.run_key, lease.position, lease.fence)
-        for (key,) in self._connection.execute(rows.DELETE_LINGERING, row).fetchall():
-            self._queue.held(self._queue.lanes[key], -1)
 
     def _act(self, batch: Batch, request: Act) -> Acted:
         action = request.action
@@ -246,32 +249,6 @@ class Owner:
         gone = self._connection.execute(rows.DELETE_PENDING, (write.run.key, position)).rowcount
         self.pending -= gone
         return gone > 0
-
-    def _take_back(self, batch: Batch, workers: Sequence[WorkerId] | None) -> int:
-        """Take back the leases of workers that are lost."""
-        held: list[tuple[int, int]] = []
-        if workers is None:
-            for (key,) in self._connection.execute(rows.SELECT_UNFINISHED).fetchall():
-                held.extend((key, position) for position, _ in self._runs.steps_in(key, ["executing"]))
-            self._connection.execute(rows.DELETE_ALL_LINGERING)
-        for worker in workers or ():
-            held.extend(self._connection.execute(rows.SELECT_HELD_BY, (worker,)))
-            for (key,) in self._connection.execute(rows.DELETE_LINGERING_OF, (worker,)).fetchall():
-                self._queue.held(self._queue.lanes[key], -1)
-        taken = 0
-        for key, position in sorted(held):
-            write = self._runs.write(batch, key)
-            step = self._runs.step(write, position)
-            if (
-                step.state is State.EXECUTING
-            ):  # else it was reported in this batch, which the file does not say yet
-                taken += 1
-                write.move(position, step, LoseLease(), ENGINE)
-                self._queue.held(self._runs.hot[key].lane, -1)
-        if workers is None:
-            for lane in self._queue.lanes:
-                self._queue.held(lane, -lane.executing)
-        return taken
 
     # --- what follows -----------------------------------------------------------------------------------------------
 

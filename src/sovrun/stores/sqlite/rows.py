@@ -145,15 +145,11 @@ INSERT_LINGERING: Final = "INSERT INTO lingering (run, position, fence, worker, 
 DELETE_LINGERING: Final = "DELETE FROM lingering WHERE run = ? AND position = ? AND fence = ? RETURNING lane"
 DELETE_LINGERING_OF: Final = "DELETE FROM lingering WHERE worker = ? RETURNING lane"
 DELETE_ALL_LINGERING: Final = "DELETE FROM lingering"
-SELECT_LINGERING_OF: Final = """
-SELECT r.tenant, r.id, g.run, g.position, g.fence FROM lingering g JOIN run r ON r.key = g.run WHERE g.worker = ?
-ORDER BY g.run, g.position, g.fence"""
-SELECT_HOLDERS: Final = """
-SELECT DISTINCT s.worker FROM run r JOIN step s ON s.run = r.key AND s.state = 'executing' AND s.worker IS NOT NULL
-WHERE r.ended_us IS NULL AND r.executing > 0 UNION SELECT DISTINCT worker FROM lingering"""
-SELECT_HELD_BY: Final = """
-SELECT r.key, s.position FROM run r JOIN step s ON s.run = r.key AND s.state = 'executing' AND s.worker = ?
-WHERE r.ended_us IS NULL AND r.executing > 0 ORDER BY r.key, s.position"""
+SELECT_LINGERING_OF: Final = "SELECT run, position, fence FROM lingering WHERE worker = ?"
+SELECT_LINGERERS: Final = "SELECT DISTINCT worker FROM lingering"
+SELECT_EXECUTING: Final = (
+    "SELECT key, executing FROM run WHERE ended_us IS NULL AND executing > 0 ORDER BY key"
+)
 SELECT_WAITS: Final = """
 SELECT r.id, d.dag, d.version, s.position, s.state, s.reason, coalesce(s.since_us, r.time_us), s.until_us, s.shown
 FROM run r JOIN dag_version d ON d.key = r.dag JOIN step s ON s.run = r.key

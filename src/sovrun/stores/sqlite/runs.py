@@ -95,6 +95,16 @@ class Runs:
         cursor = self._connection.execute(rows.SELECT_STEPS_IN, (key, canonical(states).decode()))
         return [(row[0], rows.step_of(row[1:])) for row in cursor]
 
+    def executing(self) -> list[tuple[int, int, Step]]:
+        """Return run key, position and step of all that workers hold, as the file says."""
+        found = []
+        for key, count in self._connection.execute(rows.SELECT_EXECUTING).fetchall():
+            hot = self.hot.get(key) or self.load(key)
+            if len(hot.executing) != count:  # the run was read from the file since they began
+                hot.executing = dict(self.steps_in(key, ["executing"]))
+            found += [(key, position, step) for position, step in sorted(hot.executing.items())]
+        return found
+
     def plan(self, tenant: Tenant, version: Digest) -> tuple[int, Plan]:
         """Return the number and the plan of a registered DAG version. Raises: NotFound."""
         known = self._plans.get((tenant, version))

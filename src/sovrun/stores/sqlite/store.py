@@ -27,12 +27,11 @@ from sovrun.store.protocol import (
     Pending,
     Registration,
     Report,
-    Revoked,
     Submission,
     Submitted,
 )
 from sovrun.stores.sqlite import rows
-from sovrun.stores.sqlite.owner import Act, Answer, Claim, Commit, Owner, Renew, Request, TakeBack
+from sovrun.stores.sqlite.owner import Act, Answer, Claim, Commit, GiveBack, Owner, Renew, Request, TakeBack
 from sovrun.stores.sqlite.reader import SqliteReader
 from sovrun.stores.sqlite.schema import OwnerLock, connect_owner, connect_reader
 
@@ -102,7 +101,13 @@ class SqliteStore(SqliteReader):
     async def commit(self, reports: Sequence[Report], *, worker: WorkerId, slots: int = 0) -> Committed:
         """See `Store.commit`."""
         self._heard[worker] = self._clock.elapsed_us()
-        return cast("Committed", await self._ask(Commit(reports, worker, slots)))
+        asked = self._ask(Commit(reports, worker, slots))
+        try:
+            return cast("Committed", await asked)
+        except asyncio.CancelledError:
+            if _is_answered(asked):
+                self._give_back(asked.result().leases)
+            raise
 
     async def recover(self) -> int:
         """See `Store.recover`."""
@@ -120,10 +125,10 @@ class SqliteStore(SqliteReader):
             self._heard.pop(worker, None)
         return cast("int", await self._ask(TakeBack(silent))) if silent else 0
 
-    async def renew(self, worker: WorkerId) -> Sequence[Revoked]:
+    async def renew(self, worker: WorkerId, held: Sequence[Lease]) -> Sequence[Lease]:
         """See `Store.renew`."""
         self._heard[worker] = self._clock.elapsed_us()
-        return cast("list[Revoked]", await self._ask(Renew(worker)))
+        return cast("list[Lease]", await self._ask(Renew(worker, held)))
 
     async def act(self, action: Action, *, payloads: Sequence[Payload] = ()) -> Acted:
         """See `Store.act`."""
@@ -155,18 +160,31 @@ class SqliteStore(SqliteReader):
         """See `Store.claim`."""
         self._heard[worker] = self._clock.elapsed_us()
         claim = Claim(worker, slots)
-        leases = cast("list[Lease]", await self._ask(claim))
-        if leases or not patience_us or self._closed:
-            return leases
+        answer = self._ask(claim)
+        try:
+            leases = cast("list[Lease]", await answer)
+            if leases or not patience_us or self._closed:
+                return leases
+            answer = self._park(claim)
+            await asyncio.wait([answer], timeout=patience_us / 1e6)
+        except asyncio.CancelledError:
+            if _is_answered(answer):
+                self._give_back(answer.result())
+            raise
+        finally:
+            self._parked = [waiting for waiting in self._parked if waiting.answer is not answer]
+        return answer.result() if answer.done() else []
+
+    def _park(self, claim: Claim) -> asyncio.Future[list[Lease]]:
         parked = _Parked(claim, asyncio.get_running_loop().create_future())
         self._parked.append(parked)
         self._set_alarm()
-        try:
-            await asyncio.wait([parked.answer], timeout=patience_us / 1e6)
-        finally:
-            if parked in self._parked:
-                self._parked.remove(parked)
-        return parked.answer.result() if parked.answer.done() else []
+        return parked.answer
+
+    def _give_back(self, leases: Sequence[Lease]) -> None:
+        """Have what was given to a caller taken back who has gone away in the very moment of the answer."""
+        if leases and not self._closed:
+            self._ask(GiveBack(leases)).add_done_callback(_told_nobody)
 
     def subscribe(self, told: Callable[[RunId], None]) -> None:
         """See `Store.subscribe`."""
@@ -278,6 +296,16 @@ def _still_wanted(
         if isinstance(request, Commit):
             return Commit(request.reports, request.worker, slots=0), answer
     return request, answer
+
+
+def _is_answered(asked: asyncio.Future[Any]) -> bool:
+    return asked.done() and not asked.cancelled() and asked.exception() is None
+
+
+def _told_nobody(answer: asyncio.Future[Any]) -> None:
+    """Take note of an answer that nobody waits for; a failed commit shows in everybody else's."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _resolve(future: asyncio.Future[Any], answer: Answer) -> None:

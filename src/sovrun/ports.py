@@ -186,6 +186,9 @@ class Files(Protocol):
     def locate(self, tenant: Tenant, digest: Digest) -> Path:
         """Return where a file or directory may be read. Raises: FileUnavailable when it is gone or has changed."""
 
+    def log(self, tenant: Tenant, run: RunId, step: StepId, attempt: int) -> str:
+        """Return the path of the file to which what an attempt prints is appended; it may not be there yet."""
+
     def take_code(self, root: Path, include: tuple[str, ...] | None, document: Path | None) -> Code:
         """Return the code below a DAG's directory, kept as it is now.
 

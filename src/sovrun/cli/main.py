@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from sovrun import __version__
-from sovrun.cli import benches, control, dags, doctor, replays, running, runs, serving, simulate, waits
+from sovrun.cli import benches, control, dags, doctor, logs, replays, running, runs, serving, simulate, waits
 from sovrun.cli.output import Exit, exit_of, report_error
 from sovrun.core.errors import SovrunError
 
@@ -33,6 +33,7 @@ app.command("resume")(running.resume)
 app.command("runs")(runs.runs)
 app.command("show")(runs.show)
 app.command("events")(runs.events)
+app.command("logs")(logs.logs)
 app.command("replay")(replays.replay)
 app.command("up")(serving.up)
 app.command("worker")(serving.worker)

@@ -99,9 +99,9 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def print_line(value: Any) -> None:
-    """Print one line of NDJSON."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
+def print_line(value: Any, *, ascii_only: bool = False) -> None:
+    """Print one line of NDJSON. Args: ascii_only: for texts of strangers, which may hold what moves a terminal."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":")) + "\n")
 
 
 def report_error(error: SovrunError, *, as_json: bool) -> None:

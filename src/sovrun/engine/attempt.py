@@ -80,6 +80,7 @@ class Attempts:
             epoch=epoch,
             code=workload.code.path,
             code_digest=workload.code.digest,
+            log=self._files.log(lease.tenant, lease.run, spec.id, lease.attempt),
             files=files,
             endpoints=spec.endpoints,
         )

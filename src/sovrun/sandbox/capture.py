@@ -128,23 +128,32 @@ class Log:
             return
         text = channel.decoder.decode(channel.pending, final=final)
         channel.pending.clear()
-        if not text:
-            return
-        piece = {"timeUs": time.time_ns() // 1_000, "stream": stream, "text": text}
-        line = json.dumps(piece, separators=(",", ":")).encode() + b"\n"
-        self._fine -= len(line)
-        with suppress(
-            OSError
-        ):  # a full disk must not fail the step; what is recorded of it does not lie here
-            if self._descriptor < 0:
-                self._descriptor = _open(self._path)
-            os.write(self._descriptor, line)
+        now_us = time.time_ns() // 1_000
+        for begin in range(0, len(text), _COARSE):
+            piece = {"timeUs": now_us, "stream": stream, "text": text[begin : begin + _COARSE]}
+            line = json.dumps(piece, separators=(",", ":")).encode() + b"\n"
+            self._fine -= len(line)
+            with suppress(OSError):  # a full disk must not fail the step; its record lies elsewhere
+                if self._descriptor < 0:
+                    self._descriptor = _open(self._path)
+                os.write(self._descriptor, line)
 
 
 def _open(path: str) -> int:
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)  # noqa: PTH103, PTH120 -- pathlib costs as much again
+    _make_private(os.path.dirname(path))  # noqa: PTH120 -- pathlib costs as much again
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(path, flags, 0o600)
+
+
+def _make_private(folder: str) -> None:
+    """Make a directory and those above it, each for its owner alone; `makedirs` does so for the last one only."""
+    try:
+        os.mkdir(folder, 0o700)  # noqa: PTH102 -- see above
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        _make_private(os.path.dirname(folder))  # noqa: PTH120 -- see above
+        _make_private(folder)
 
 
 class Capture:

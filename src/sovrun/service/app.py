@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sovrun import __version__
 from sovrun.core.errors import SovrunError
 from sovrun.ports import Files, Identity
-from sovrun.service import resources, verbs
+from sovrun.service import logs, resources, verbs
 from sovrun.service.problems import ERROR_PAGES, STATUS, problem_of
 from sovrun.store.protocol import Store
 
@@ -28,6 +28,7 @@ def create_app(store: Store, files: Files, identity: Identity, *, isolation: str
     app = FastAPI(title="Sovrun", version=__version__, docs_url=None, redoc_url=None)
     app.include_router(verbs.router_of(store))
     app.include_router(resources.router_of(store, files, identity, isolation))
+    app.include_router(logs.router_of(store, files))
 
     @app.get("/api/v1/health")
     async def health() -> dict[str, str]:

@@ -6,6 +6,7 @@ Must not touch: any random source but the one it is given.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from sovrun.core.canonical import canonical, decode, sha256_hex
 from sovrun.core.errors import CodeUnavailable, FileUnavailable
-from sovrun.core.ids import DagId, Digest, StepId, Tenant
+from sovrun.core.ids import DagId, Digest, RunId, StepId, Tenant
 from sovrun.core.plan import plan_order
 from sovrun.core.spec.model import Confirmation, DagSpec, Kind, Reference, Retry, StepSpec, Template, ToolWait
 from sovrun.ports import Code, Failed, MadeFile, Succeeded, Task
@@ -175,6 +176,11 @@ class NoFiles:
     def locate(self, tenant: Tenant, digest: Digest) -> Path:
         """See `Files.locate`."""
         raise FileUnavailable(f"the simulator of {tenant} knows no file {digest}")
+
+    def log(self, tenant: Tenant, run: RunId, step: StepId, attempt: int) -> str:
+        """See `Files.log`."""
+        del tenant, run, step, attempt
+        return os.devnull
 
     def take_code(self, root: Path, include: tuple[str, ...] | None, document: Path | None) -> Code:
         """See `Files.take_code`."""

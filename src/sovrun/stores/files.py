@@ -3,7 +3,7 @@
 Owns: `FileStore` and the layout of its directory:
 `blobs/TENANT/xx/SHA256` (files and large payloads), `trees/TENANT/SHA256` (where a directory lies and what it looked
 like), `code/SHA256/` (snapshots), `spool/` (files on their way in). Everything is written under another name, synced,
-then renamed, so a name that exists holds all of its content.
+then renamed, so a name that exists holds all of its content. Only `logs/TENANT/RUN/STEP/ATTEMPT.ndjson` grows where it lies.
 Must not touch: the database.
 """
 
@@ -21,7 +21,7 @@ from typing import Final
 from sovrun.core.canonical import canonical, decode
 from sovrun.core.errors import CodeUnavailable, FileUnavailable, PayloadTooLarge, StoreUnavailable
 from sovrun.core.identity import CodeFile, TreeFile, code_digest, tree_manifest
-from sovrun.core.ids import Digest, Tenant
+from sovrun.core.ids import Digest, RunId, StepId, Tenant
 from sovrun.ports import Code, MadeFile
 from sovrun.stores import listing as listings
 from sovrun.stores.listing import Entry, UnusableTree
@@ -39,6 +39,7 @@ class FileStore:
     def __init__(self, root: Path, *, code_files_max: int = CODE_FILES_MAX) -> None:
         """Args: code_files_max: files that the code of one DAG may have."""
         self._root = root
+        self._logs = f"{root}/logs"
         self._code_files_max = code_files_max
         self._checked_code: set[Digest] = set()
 
@@ -115,6 +116,10 @@ class FileStore:
         raise FileUnavailable(
             f"file {digest} is not kept for tenant {tenant}", hint="give the file again as an input"
         )
+
+    def log(self, tenant: Tenant, run: RunId, step: StepId, attempt: int) -> str:
+        """See `Files.log`."""
+        return f"{self._logs}/{tenant}/{run}/{step}/{attempt}.ndjson"
 
     def _take_tree(self, tenant: Tenant, path: Path) -> Digest:
         root = path.resolve()
@@ -355,6 +360,10 @@ class ScratchFiles:
             return self._scratch.locate(tenant, digest)
         except FileUnavailable:
             return self._record.locate(tenant, digest)
+
+    def log(self, tenant: Tenant, run: RunId, step: StepId, attempt: int) -> str:
+        """See `Files.log`."""
+        return self._scratch.log(tenant, run, step, attempt)
 
     def take_code(self, root: Path, include: tuple[str, ...] | None, document: Path | None) -> Code:
         """See `Files.take_code`."""

@@ -18,12 +18,15 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from sovrun.sandbox import collect, launch, wire
+from sovrun.sandbox import collect, collector, launch, watch, wire
 from sovrun.sandbox.capture import Log
+from sovrun.sandbox.cgroups import Group, Groups
+from sovrun.sandbox.ending import Ending, believable, oom_kills
 from sovrun.sandbox.exchange import WORK
 from sovrun.sandbox.refusals import explain
-from sovrun.sandbox.seal import CONTROL
-from sovrun.sandbox.verdicts import FROM_INSIDE, MESSAGE_MAX, TRACEBACK_MAX, cut, failure
+from sovrun.sandbox.seal import CONTROL, WRITABLE
+from sovrun.sandbox.verdicts import MESSAGE_MAX, failure
+from sovrun.sandbox.watch import Watch
 
 CHUNK: Final = 1 << 16
 HEAD_MAX: Final = 256 << 10
@@ -42,6 +45,7 @@ class Hub(Protocol):
     handshake_s: float
     filter: str
     landlock: int
+    groups: Groups
 
     def watch(self, descriptor: int, on_ready: Callable[[], object]) -> None:
         """Call `on_ready` whenever the descriptor can be read."""
@@ -92,12 +96,22 @@ class Attempt:
         self._cpu_s = 0.0
         self._memory = 0
         self._oom_kills = 0
+        self._group: Group | None = None
+        self._alarm = -1
+        self._watch: Watch | None = None
+        self._places: tuple[int, ...] = ()
 
     # --- launching ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the sandbox. Raises: OSError when this machine has no room for it."""
-        wanted = launch.order(self._hub.bwrap, self._hub.frame, self._task, self.uid)
+        limits = self._task["limits"]
+        # bubblewrap's outer process is in the group, too.
+        self._group = self._hub.groups.make(
+            str(self.ident), {"memory": limits["memory"], "processes": limits["processes"] + 1}
+        )
+        groups = () if self._group is None else self._group.entries
+        wanted = launch.order(self._hub.bwrap, self._hub.frame, self._task, self.uid, groups)
         self._oom_kills = oom_kills()
         with ExitStack() as theirs, ExitStack() as ours:
             numbers = self._open(wanted.options, theirs, ours)
@@ -110,11 +124,22 @@ class Attempt:
         self._watch_streams()
         self.deadline = time.monotonic() + self._hub.handshake_s
         setup = {
-            "limits": self._task["limits"],
+            "limits": self._limits_inside(),
             "read_only": wanted.read_only,
             "landlock": self._hub.landlock,
         }
         self._send({**setup, "keyctl": launch.keyctl(), "site": self._hub.frame["site"]})
+
+    def _limits_inside(self) -> dict[str, int]:
+        """Return what each process is limited to.
+
+        Where the group counts all memory, a process is limited in what it writes to, not in what it reserves: some
+        runtimes reserve far more than they ever use.
+        """
+        limits = dict(self._task["limits"])
+        if self._hub.groups.memory_is_counted:
+            limits["data"] = limits.pop("memory")
+        return limits
 
     def _open(self, options: bytes, theirs: ExitStack, ours: ExitStack) -> dict[int, int]:
         """Open what the sandbox is given, by its numbers, and our ends of it."""
@@ -147,6 +172,10 @@ class Attempt:
             os.set_blocking(descriptor, False)
             self._hub.watch(descriptor, lambda name=name: self._on_stream(name))  # type: ignore[misc]
         self._hub.watch(self._outer_pidfd, self._on_outer_exit)
+        alarm = None if self._group is None else self._group.watch_memory()
+        if alarm is not None:
+            self._alarm = alarm
+            self._hub.watch(alarm, lambda: self.kill("memory_limit", _MEMORY_GONE))
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -208,7 +237,7 @@ class Attempt:
             if said == "result" and self._task["kind"] == "python":
                 self._output = parts[0] if parts else b""
             elif said == "failed":
-                self._answer = _believable(head)
+                self._answer = believable(head)
 
     def _go(self, said: object, head: Mapping[str, Any]) -> None:
         while self._init < 0 and self._on_stream("info"):
@@ -223,6 +252,14 @@ class Attempt:
             return
         self._started = time.monotonic()
         self.deadline = self._started + self._task["wall_us"] / SECOND_US
+        self._watch = Watch(
+            {**self._task["limits"], "files": self._task["files_max"]},
+            self._group,
+            memory_is_counted=self._hub.groups.memory_is_counted,
+            init=self._init,
+            places=self._places,
+            now=self._started,
+        )
         # What needs the finished, still empty sandbox is done here: listeners in its network, a control group.
         task = {name: self._task[name] for name in ("kind", "entry", "output_max")}
         self._send({**task, "files": sorted(self._task["files"])}, self._arguments)
@@ -244,6 +281,10 @@ class Attempt:
         self._work = os.open(f"{process}/root{WORK}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if os.fstat(self._work).st_uid != user:
             problems.append("its work directory belongs to somebody else")
+        if self.uid is None:  # root has set the number of files, see `launch.stage`
+            self._places = watch.held(process, WRITABLE)
+        if self._group is not None and not self._group.holds(self._init):
+            problems.append("it is not in its control group")
         return problems
 
     def _send(self, head: dict[str, Any], *parts: bytes) -> None:
@@ -265,8 +306,21 @@ class Attempt:
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
-    def expire(self) -> None:
-        """Act on the deadline that has passed."""
+    @property
+    def wake_at(self) -> float | None:
+        """When to be woken, in monotonic seconds."""
+        if self._watch is None or self.deadline is None:
+            return self.deadline
+        return min(self.deadline, self._watch.next_at)
+
+    def wake(self, now: float) -> None:
+        """Act on a deadline that has passed, or look whether the step keeps its limits."""
+        if self._watch is not None and self.deadline is not None and now < self.deadline:
+            verdict = self._watch.look(now)
+            if verdict is not None:
+                self.deadline = None
+                self.kill(verdict["reason"], verdict["message"])
+            return
         self.deadline = None
         if self._started:
             text = f"the step ran longer than {self._task['wall_us'] / SECOND_US:g} s (resources.wallSeconds)"
@@ -316,6 +370,9 @@ class Attempt:
     def _all_dead(self) -> None:
         self._ended = time.monotonic()
         self.deadline = None
+        if self._alarm >= 0:
+            self._hub.unwatch(self._alarm)
+            os.close(self._alarm)
         for name in list(self._streams):
             while self._on_stream(name):
                 pass
@@ -323,53 +380,60 @@ class Attempt:
                 self._close_stream(name)
         self._log.close()
         verdict = self._judge()
+        self._settle()
         if verdict is None and self._needs_collecting():
             self._collect()
         else:
             self._reply(verdict, self._output or b"", [])
 
+    def _settle(self) -> None:
+        """Take the last figures of what all processes used together."""
+        if self._watch is not None:
+            self._memory = max(self._memory, self._watch.memory_peak)
+        if self._group is not None:
+            self._memory = self._group.memory_peak() or self._memory
+            cpu_us = self._group.cpu_us()
+            self._cpu_s = self._cpu_s if cpu_us is None else cpu_us / SECOND_US
+            self._group.remove()
+
     def _judge(self) -> dict[str, Any] | None:
         """Return how the attempt failed, or None."""
         if self._verdict is not None:
             return self._verdict
+        if self._ran_out_of_memory():  # the kernel may have killed a part of the step only
+            return failure("memory_limit", _MEMORY_GONE)
         if not self._started:
             refusal = explain(self._said())
             return failure("sandbox_error", f"{refusal.detail}. {refusal.fix}")
         if self._answer is not None:
             return self._answer
-        code = os.waitstatus_to_exitcode(self._status or 0)
-        if self._output is not None or (self._task["kind"] == "argv" and code == 0):
+        ending = self._ending()
+        if self._output is not None or (self._task["kind"] == "argv" and ending.code == 0):
             return None
-        return self._judge_exit(code)
+        return ending.verdict()
 
-    def _judge_exit(self, code: int) -> dict[str, Any]:
-        number = code - 128 if 128 < code <= 192 else 0
-        limit = self._task["limits"]["cpu_seconds"]
-        if number == signal.SIGXCPU or (number == signal.SIGKILL and self._cpu_s >= limit):
-            return failure(
-                "cpu_limit", f"the step used more than {limit} s of processor time (resources.cpuSeconds)"
-            )
-        if number == signal.SIGKILL and oom_kills() > self._oom_kills:
-            return failure("memory_limit", "the kernel killed the step because memory ran out")
-        if number == signal.SIGXFSZ or (code and self._is_disk_full()):
-            return failure("disk_limit", "the step ran out of disk space (resources.disk)")
-        if code < 0:
-            return failure("sandbox_error", f"bubblewrap was killed by signal {-code}")
-        last = self._said()
-        if number:
-            return failure(
-                "killed_by_signal", f"the step was killed by {_signal_name(number)}. {last}".rstrip(" .")
-            )
-        if code == 0:
-            return failure("output_not_json", "the step's process ended without a result")
-        return failure("exit_nonzero", f"exit status {code}. {last}".rstrip(" ."))
+    def _ending(self) -> Ending:
+        return Ending(
+            code=os.waitstatus_to_exitcode(self._status or 0),
+            cpu_s=self._cpu_s,
+            cpu_limit=self._task["limits"]["cpu_seconds"],
+            out_of_memory=self._ran_out_of_memory() or oom_kills() > self._oom_kills,
+            disk_is_full=self._is_disk_full(),
+            said=self._said(),
+        )
+
+    def _ran_out_of_memory(self) -> bool:
+        return self._group is not None and self._group.ran_out_of_memory()
 
     def _said(self) -> str:
         """Return the last lines of standard error."""
         return self._log.last_words()
 
     def _is_disk_full(self) -> bool:
-        return self._work >= 0 and os.fstatvfs(self._work).f_bavail == 0
+        if self._work < 0:
+            return False
+        found = os.fstatvfs(self._work)
+        return found.f_bavail == 0 or found.f_ffree == 0
 
     # --- collecting ---------------------------------------------------------------------------------------------------
 
@@ -377,36 +441,13 @@ class Attempt:
         return self._output is None or collect.may_name_files(self._output)
 
     def _collect(self) -> None:
-        """Copy and hash in a process of its own, so that large files never stop the supervisor."""
-        reading, writing = os.pipe()
-        parent = os.getpid()
         self._collected = True
-        self._collector = os.fork()
-        if self._collector == 0:
-            self._be_collector(writing, parent)
-        os.close(writing)
+        self._collector, reading = collector.start(
+            self._hub.spool, str(self.ident), self._work, self._task, self._output
+        )
         self._decoder = wire.Decoder(body_max=self._task["output_max"])
         self._streams["collector"] = reading
         self._hub.watch(reading, self._on_collector)
-
-    def _be_collector(self, writing: int, parent: int) -> None:
-        limits = self._task["limits"]
-        spool = collect.Spool(self._hub.spool, str(self.ident), limits["disk"], self._task["files_max"])
-        try:
-            launch.die_with(parent)
-            output = self._output
-            if output is None:
-                output = collect.collect_outputs(self._work, spool, self._task["output_max"])
-            else:
-                collect.collect_made(self._work, output, frozenset(self._task["files"]), spool)
-            made = [[digest, size, str(spool.path(digest))] for digest, size in spool.made.items()]
-            wire.send(writing, {"failure": None, "made": made}, output)
-        except collect.Refused as error:
-            wire.send(writing, {"failure": failure(error.reason, str(error))}, b"")
-        except Exception as error:  # noqa: BLE001 -- this process has no one else to tell
-            wire.send(writing, {"failure": failure("sandbox_error", f"collecting failed: {error!r}")}, b"")
-        finally:
-            os._exit(0)
 
     def _on_collector(self) -> None:
         data = os.read(self._streams["collector"], CHUNK)
@@ -423,7 +464,7 @@ class Attempt:
         self._reply(head["failure"], parts[0], head.get("made", []))
 
     def _reply(self, verdict: dict[str, Any] | None, output: bytes, made: list[Any]) -> None:
-        for descriptor in (self._outer_pidfd, self._init_pidfd, self._work):
+        for descriptor in (self._outer_pidfd, self._init_pidfd, self._work, *self._places):
             if descriptor >= 0:
                 os.close(descriptor)
         if verdict is not None and self._collected:
@@ -439,39 +480,12 @@ def _namespace(pid: int | str, space: str) -> int:
     return Path(f"/proc/{pid}/ns/{space}").stat().st_ino
 
 
+_MEMORY_GONE: Final = (
+    "the step's processes together ran out of memory (resources.memory); files that they write count as well"
+)
 _SPACES: Final = ("user", "mnt", "pid", "net", "ipc", "uts")
-
-
-def oom_kills() -> int:
-    """Return how many processes this machine's kernel has killed for want of memory, 0 when it does not say."""
-    with suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return 0
 
 
 def _kill(pidfd: int) -> None:
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _believable(head: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a failure that the inside reports, in our own form: reasons it may give, texts of bounded length."""
-    reason = head.get("reason")
-    told = {name: str(head[name]) for name in ("error", "traceback") if isinstance(head.get(name), str)}
-    lineage = head.get("lineage")
-    return failure(
-        reason if reason in FROM_INSIDE else "step_raised",
-        str(head.get("message", "")),
-        error=cut(told["error"], 256) if "error" in told else None,
-        traceback=cut(told["traceback"], TRACEBACK_MAX) if told.get("traceback") else None,
-        lineage=[cut(str(name), 256) for name in lineage[:32]] if isinstance(lineage, list) else [],
-    )

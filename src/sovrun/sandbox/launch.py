@@ -28,6 +28,8 @@ it reads the filter of system calls from."""
 
 EXIT_NOT_LAUNCHED: Final = 77
 SHARED_MEMORY_MAX: Final = 64 << 20
+OWN_FILES: Final = 16
+"""Files and directories of ours in a place that the step may fill: its root, and where files are handed over."""
 STAGE: Final = "/mnt" if Path("/mnt").is_dir() else "/tmp"  # noqa: S108 -- covered by a mount of our own before use
 
 KEYCTL: Final[Mapping[str, int]] = {"x86_64": 250, "aarch64": 219}
@@ -69,8 +71,27 @@ def staged(position: int) -> str:
     return f"{STAGE}/{position}"
 
 
-def stage(sources: Sequence[str]) -> None:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A place that may be written.
+
+    Args:
+        inside: its path in the sandbox.
+        size: bytes.
+        files: how many files and directories.
+        mode: its permissions, in octal digits.
+    """
+
+    inside: str
+    size: int
+    files: int
+    mode: str
+
+
+def stage(sources: Sequence[str], rooms: Sequence[Room], uid: int) -> None:
     """Show `sources` at `staged(0)`, `staged(1)`, ... to whoever this process becomes, in mounts of its own.
+
+    The rooms follow them, owned by `uid`. bubblewrap could make them, but cannot limit their number of files.
 
     A source may lie below a directory that only root may enter. It is opened first, for the stage may cover it.
     """
@@ -86,6 +107,10 @@ def stage(sources: Sequence[str]) -> None:
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
         _mount(f"/proc/self/fd/{descriptor}", target, None, _MS_BIND, None)
         os.close(descriptor)
+    for position, room in enumerate(rooms, len(sources)):
+        Path(staged(position)).mkdir()
+        limits = f"mode={room.mode},size={room.size},nr_inodes={room.files},uid={uid},gid={uid}"
+        _mount("tmpfs", staged(position), "tmpfs", _MS_NOSUID_NODEV, limits)
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None) -> None:
@@ -132,7 +157,9 @@ class Order:
         options: its options, which it reads from a descriptor so that no host path shows on its command line.
         command: what it executes inside.
         sources: what has to be staged, in the order of `staged`; empty for an ordinary user.
+        rooms: what may be written; root makes them, for an ordinary user bubblewrap does.
         uid: host user id to drop to; None for an ordinary user, who stays.
+        groups: files into which to write 0 to enter the control groups.
         read_only: directories inside in which nothing may be created.
     """
 
@@ -140,17 +167,22 @@ class Order:
     options: bytes
     command: tuple[str, ...]
     sources: tuple[str, ...]
+    rooms: tuple[Room, ...]
     uid: int | None
+    groups: tuple[str, ...]
     read_only: tuple[str, ...]
 
 
-def order(bwrap: str, frame: Mapping[str, Any], task: Mapping[str, Any], uid: int | None) -> Order:
+def order(
+    bwrap: str, frame: Mapping[str, Any], task: Mapping[str, Any], uid: int | None, groups: tuple[str, ...]
+) -> Order:
     """Return how to start the sandbox of one step.
 
     Args:
         frame: `Frame.wire()`.
-        task: the step: `code` (path or None), `files` (path by digest), `limits`, `epoch`.
+        task: the step: `code` (path or None), `files` (path by digest), `limits`, `files_max`, `epoch`.
         uid: host user id to drop to, or None.
+        groups: of the step, see `Order`.
     """
     binds = [(source, inside) for source, inside in frame["binds"]]
     if task["code"] is not None:
@@ -164,10 +196,11 @@ def order(bwrap: str, frame: Mapping[str, Any], task: Mapping[str, Any], uid: in
         else:
             shown.append((staged(len(sources)), inside))
             sources.append(source)
+    rooms = rooms_of(task["limits"]["disk"], task["files_max"])
     options = [
         *_BOUNDARY,
         *_environment(task["epoch"]),
-        *_writable(task["limits"]["disk"]),
+        *_writable(rooms, None if uid is None else len(sources)),
         *(word for target, inside in frame["links"] for word in ("--symlink", target, inside)),
         *(word for source, inside in shown for word in ("--ro-bind", source, inside)),
         *("--remount-ro", "/", "--chdir", WORK),
@@ -177,7 +210,9 @@ def order(bwrap: str, frame: Mapping[str, Any], task: Mapping[str, Any], uid: in
         options=b"".join(word.encode() + b"\0" for word in options),
         command=tuple(frame["command"]),
         sources=tuple(sources),
+        rooms=rooms,
         uid=uid,
+        groups=groups,
         read_only=("/", "/dev", *(inside for source, inside in binds if Path(source).is_dir())),
     )
 
@@ -196,20 +231,43 @@ def _environment(epoch: int) -> list[str]:
     return ["--clearenv", *(word for name, value in variables.items() for word in ("--setenv", name, value))]
 
 
-def _writable(disk: int) -> list[str]:
-    """Return the options for the places that may be written, all of a fixed size, and for what goes with them."""
-    return [
-        *("--size", str(disk), "--tmpfs", WORK),
-        *("--size", str(disk), "--perms", "1777", "--tmpfs", "/tmp"),  # noqa: S108 -- inside
-        *("--proc", "/proc", "--dev", "/dev"),
-        *("--size", str(min(disk, SHARED_MEMORY_MAX)), "--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108
-        *("--remount-ro", "/dev"),
-    ]
+def rooms_of(disk: int, files: int) -> tuple[Room, ...]:
+    """Return the three places that may be written."""
+    files += OWN_FILES
+    return (
+        Room(WORK, disk, files, "755"),
+        Room("/tmp", disk, files, "1777"),  # noqa: S108 -- inside
+        Room("/dev/shm", min(disk, SHARED_MEMORY_MAX), files, "1777"),  # noqa: S108 -- inside
+    )
+
+
+def _writable(rooms: Sequence[Room], first_staged: int | None) -> list[str]:
+    """Return the options for the places that may be written, and for what goes with them.
+
+    Args:
+        first_staged: position of the first room when they are staged.
+    """
+    options = ["--proc", "/proc", "--dev", "/dev"]
+    for position, room in enumerate(rooms):
+        if first_staged is None:
+            options += ["--size", str(room.size), "--perms", room.mode, "--tmpfs", room.inside]
+        else:
+            options += ["--bind", staged(first_staged + position), room.inside]
+    return [*options, "--remount-ro", "/dev"]
 
 
 def _is_system(path: str) -> bool:
     """Whether every user of the host can reach a path."""
     return path.startswith(("/usr/", "/etc/", "/lib", "/bin", "/sbin")) or path == "/usr"
+
+
+def enter(groups: Sequence[str]) -> None:
+    """Enter control groups, and with this process whatever it becomes and starts. Raises: NotLaunched."""
+    for entries in groups:
+        try:
+            Path(entries).write_text("0")
+        except OSError as error:
+            raise NotLaunched(f"control group: {entries}: {error.strerror}") from None
 
 
 def launch(wanted: Order, descriptors: Mapping[int, int], parent: int) -> NoReturn:
@@ -222,8 +280,9 @@ def launch(wanted: Order, descriptors: Mapping[int, int], parent: int) -> NoRetu
     complain = descriptors[2]
     try:
         os.setsid()
+        enter(wanted.groups)
         if wanted.uid is not None:
-            stage(wanted.sources)
+            stage(wanted.sources, wanted.rooms, wanted.uid)
             drop_to(wanted.uid)
             _require_readable(wanted)
         leave_keyring()

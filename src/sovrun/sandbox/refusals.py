@@ -49,6 +49,11 @@ _TABLE: Final = (
         "run Sovrun as an ordinary user, or give the container CAP_SYS_ADMIN",
     ),
     (
+        ("control group",),
+        "the step's control group cannot be entered",
+        "delegate the control group in the message to the user that runs Sovrun",
+    ),
+    (
         ("drop the user id",),
         "root here may not change its user id (CAP_SETUID or CAP_SETGID is missing)",
         "run Sovrun as an ordinary user, or give the container CAP_SETUID and CAP_SETGID",

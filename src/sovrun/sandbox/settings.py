@@ -42,12 +42,15 @@ class SandboxSettings:
             running; none of them may belong to anybody. An ordinary user's steps run as that user.
         handshake_us: how long a sandbox may take from its start to `ready`, in microseconds.
         bwrap: path of bubblewrap; None means the first one in the system's directories.
+        control_groups: use those that this machine gives; without them memory is limited for each process, and looked
+            at ten times a second for all together.
     """
 
     uid_first: int = 1_879_000_000
     uid_count: int = 65_536
     handshake_us: int = 60 * SECOND_US
     bwrap: Path | None = None
+    control_groups: bool = True
 
     def bubblewrap(self) -> Path | None:
         """Return where bubblewrap is, or None. The caller's PATH is not asked: it may hold anything."""

@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 from sovrun.sandbox import landlock, launch, wire
 from sovrun.sandbox.attempt import CHUNK, SECOND_US, Attempt
+from sovrun.sandbox.cgroups import Groups, find
 from sovrun.sandbox.filters import own_filter
 from sovrun.sandbox.verdicts import failure
 
@@ -27,14 +28,16 @@ class Supervisor:
 
     Args:
         link: descriptor of the socket to the engine.
-        configuration: the engine's first frame: `bwrap`, `frame`, `spool`, `handshake_us`, `uid_first`, `uid_count`.
+        configuration: the engine's first frame: `bwrap`, `frame`, `spool`, `handshake_us`, `uid_first`, `uid_count`,
+            `control_groups`.
     """
 
     def __init__(self, link: int, configuration: Mapping[str, Any]) -> None:
         self.bwrap: str = configuration["bwrap"]
         self.frame: Mapping[str, Any] = configuration["frame"]
         self.spool = Path(configuration["spool"])
-        found = own_filter(memory_is_counted=False)
+        self.groups = Groups(find() if configuration["control_groups"] else {})
+        found = own_filter(memory_is_counted=self.groups.memory_is_counted)
         self.filter = "" if found is None else str(found.path)
         self.landlock = landlock.version()
         self.handshake_s = configuration["handshake_us"] / SECOND_US
@@ -61,12 +64,12 @@ class Supervisor:
                     key.data()
             now = time.monotonic()
             for attempt in list(self._attempts.values()):
-                if attempt.deadline is not None and attempt.deadline <= now:
-                    attempt.expire()
+                if attempt.wake_at is not None and attempt.wake_at <= now:
+                    attempt.wake(now)
 
     def _patience(self) -> float | None:
-        deadlines = [attempt.deadline for attempt in self._attempts.values() if attempt.deadline is not None]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        wakes = [wake for attempt in self._attempts.values() if (wake := attempt.wake_at) is not None]
+        return max(0.0, min(wakes) - time.monotonic()) if wakes else None
 
     def _still_watched(self, key: selectors.SelectorKey) -> bool:
         # A callback of the same round may have closed the descriptor, and another may have been given its number.
@@ -158,6 +161,7 @@ class Supervisor:
     def _die(self) -> NoReturn:
         for attempt in self._attempts.values():
             attempt.kill("cancelled", "the engine has gone")
+        self.groups.close()
         os._exit(0)
 
 

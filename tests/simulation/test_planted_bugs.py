@@ -176,6 +176,18 @@ def slot_of_a_cancelled_step_leaks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "_let_go", lambda *_: None)
 
 
+def forgotten_leases_are_renewed_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """A worker that is alive keeps every lease of its name, also those it does not know of."""
+    renew = MemoryStore.renew
+
+    async def trusting(self: MemoryStore, worker: Any, held: Any) -> Any:
+        with patch.context() as inner:
+            inner.setattr(MemoryStore, "_take_back", lambda *_: 0)
+            return await renew(self, worker, held)
+
+    patch.setattr(MemoryStore, "renew", trusting)
+
+
 def time_runs_backwards(patch: pytest.MonkeyPatch) -> None:
     """The time of an event is the clock's, even when that was set back."""
     begin = Write.__init__
@@ -242,6 +254,7 @@ PLANTED: dict[Plant, set[str]] = {
     circumstance_passes_for_work: {"causes"},
     cancel_leaves_queued_steps: {"cancellation"},
     slot_of_a_cancelled_step_leaks: {"slots"},
+    forgotten_leases_are_renewed_for_ever: {"held"},
     time_runs_backwards: {"times"},
     join_any_waits_for_all: {"decisions"},
     started_run_stays_queued: {"run state"},

@@ -128,6 +128,8 @@ class SimulatedWorker:
         """Say what this worker holds, and let go of what was taken from it."""
         held = [*self._held, *(report.lease for report in self._outbox)]
         with suppress(StoreUnavailable):
-            for lease in await self._world.link.call(lambda store: store.renew(self.name, held)):
+            over = await self._world.link.call(lambda store: store.renew(self.name, held))
+            await self._world.require_known(self.name, held)
+            for lease in over:
                 await self._finish(lease)  # its process is stopped; that it is gone has to be said
         self._plan(self._beat, BEAT_US)

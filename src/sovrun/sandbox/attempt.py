@@ -13,16 +13,18 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from sovrun.sandbox import collect, collector, launch, watch, wire
 from sovrun.sandbox.capture import Log
-from sovrun.sandbox.cgroups import Group, Groups
+from sovrun.sandbox.cgroups import Group
 from sovrun.sandbox.ending import Ending, believable, oom_kills
 from sovrun.sandbox.exchange import WORK
+from sovrun.sandbox.hub import Hub
+from sovrun.sandbox.listeners import Listeners, hosts_file
 from sovrun.sandbox.refusals import explain
 from sovrun.sandbox.seal import CONTROL, WRITABLE
 from sovrun.sandbox.verdicts import MESSAGE_MAX, failure
@@ -36,37 +38,13 @@ SECOND_US: Final = 1_000_000
 Parts = tuple[bytes, ...]
 
 
-class Hub(Protocol):
-    """What an attempt needs of the supervisor's loop."""
-
-    bwrap: str
-    frame: Mapping[str, Any]
-    spool: Path
-    handshake_s: float
-    filter: str
-    landlock: int
-    groups: Groups
-
-    def watch(self, descriptor: int, on_ready: Callable[[], object]) -> None:
-        """Call `on_ready` whenever the descriptor can be read."""
-
-    def watch_write(self, descriptor: int, on_ready: Callable[[], None] | None) -> None:
-        """Call `on_ready` also when a watched descriptor can be written, or no longer."""
-
-    def unwatch(self, descriptor: int) -> None:
-        """Forget the descriptor; before it is closed."""
-
-    def done(self, attempt: Attempt, head: dict[str, Any], *parts: bytes) -> None:
-        """Take an attempt's reply; nothing of it is left."""
-
-
 class Attempt:
     """One attempt of one step.
 
     Args:
         ident: the engine's number for it.
         task: as the engine sent it: `kind`, `entry`, `code`, `files`, `limits`, `epoch`, `output_max`, `log_max`, `log`,
-            `wall_us`, `files_max`.
+            `wall_us`, `files_max`, `network`, `trusted`.
         arguments: canonical JSON.
         uid: host user id to run as; None when the supervisor is an ordinary user.
     """
@@ -91,6 +69,8 @@ class Attempt:
         self._outer = self._outer_pidfd = self._init = self._init_pidfd = self._work = -1
         self._collector = -1
         self._collected = False
+        self._network: Listeners | None = None
+        self._connections: list[Any] = []
         self._status: int | None = None
         self._started = self._ended = 0.0
         self._cpu_s = 0.0
@@ -161,9 +141,9 @@ class Attempt:
         near, far = socket.socketpair()
         hold("control", near.detach())
         give(CONTROL, far.detach())
-        give(launch.ARGUMENTS, os.memfd_create("options"))
-        os.write(numbers[launch.ARGUMENTS], options)
-        os.lseek(numbers[launch.ARGUMENTS], 0, os.SEEK_SET)
+        give(launch.ARGUMENTS, launch.memory_file(options))
+        if self._task["network"]:
+            give(launch.HOSTS, launch.memory_file(hosts_file(self._task["network"])))
         give(launch.FILTER, os.open(self._hub.filter, os.O_RDONLY | os.O_CLOEXEC))
         return numbers
 
@@ -240,6 +220,8 @@ class Attempt:
                 self._answer = believable(head)
 
     def _go(self, said: object, head: Mapping[str, Any]) -> None:
+        if self._network is not None:  # it was ready before
+            return
         while self._init < 0 and self._on_stream("info"):
             pass  # it was written before the runner could speak
         problems = [str(problem) for problem in head.get("problems", ())]
@@ -249,6 +231,16 @@ class Attempt:
             self.kill(
                 "sandbox_error", f"the sandbox is not as it must be: {'; '.join(problems)[:MESSAGE_MAX]}"
             )
+            return
+        if self._task["network"]:
+            self._network = Listeners(self._hub, self, self._task["network"])
+            self._network.start(self._init, self.uid)
+        else:
+            self.on_listening()
+
+    def on_listening(self) -> None:
+        """Let the step go: nothing is missing any more."""
+        if self._verdict is not None:
             return
         self._started = time.monotonic()
         self.deadline = self._started + self._task["wall_us"] / SECOND_US
@@ -260,7 +252,6 @@ class Attempt:
             places=self._places,
             now=self._started,
         )
-        # What needs the finished, still empty sandbox is done here: listeners in its network, a control group.
         task = {name: self._task[name] for name in ("kind", "entry", "output_max")}
         self._send({**task, "files": sorted(self._task["files"])}, self._arguments)
 
@@ -335,6 +326,8 @@ class Attempt:
         if self._collector > 0:
             with suppress(ProcessLookupError):
                 os.kill(self._collector, signal.SIGKILL)
+        if self._network is not None and self._ended:
+            self._network.end(cut=True)
         if self._init_pidfd >= 0:
             _kill(self._init_pidfd)  # the first process of a pid namespace takes all others with it
         if self._status is None:
@@ -379,6 +372,14 @@ class Attempt:
             if name in self._streams:
                 self._close_stream(name)
         self._log.close()
+        if self._network is None:
+            self.on_network_ended([])
+        else:
+            self._network.end(cut=self._verdict is not None)
+
+    def on_network_ended(self, connections: list[Any]) -> None:
+        """Conclude: nothing of the attempt lives, and nothing it had sent is on its way."""
+        self._connections = connections
         verdict = self._judge()
         self._settle()
         if verdict is None and self._needs_collecting():
@@ -473,6 +474,7 @@ class Attempt:
         began = self._started or self._ended
         usage = [round(self._cpu_s * SECOND_US), round((self._ended - began) * SECOND_US), self._memory]
         head = {"id": self.ident, "failure": verdict, "made": made, "usage": usage}
+        head["connections"] = self._connections
         self._hub.done(self, head, b"" if verdict else output, self._log.taken())
 
 

@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -23,10 +23,12 @@ from typing import Any, Final
 import sovrun
 from sovrun.core.errors import IsolationUnavailable
 from sovrun.core.ids import Digest
+from sovrun.core.network import Connection
 from sovrun.core.spec.model import SECOND_US, Resources
 from sovrun.ports import Failed, MadeFile, Succeeded, Task, Usage
 from sovrun.sandbox import wire
 from sovrun.sandbox.environment import environment_digest
+from sovrun.sandbox.network import NotAdmitted, Route, admit, trusted_folders
 from sovrun.sandbox.reasons import REASONS
 from sovrun.sandbox.settings import Frame, SandboxSettings, make_frame
 from sovrun.sandbox.verdicts import failure
@@ -76,8 +78,8 @@ def limits_of(resources: Resources) -> dict[str, int]:
     }
 
 
-def request_of(task: Task) -> dict[str, Any]:
-    """Return a task as the supervisor takes it; its arguments travel beside it."""
+def request_of(task: Task, routes: Sequence[Route] = ()) -> dict[str, Any]:
+    """Return a task as the supervisor takes it, with where its endpoints are; its arguments travel beside it."""
     return {
         "kind": task.kind.value,
         "entry": task.entry,
@@ -90,6 +92,8 @@ def request_of(task: Task) -> dict[str, Any]:
         "log": task.log,
         "wall_us": task.resources.wall_us,
         "files_max": task.resources.files,
+        "network": [route.wire() for route in routes],
+        "trusted": trusted_folders() if routes else [],
     }
 
 
@@ -97,14 +101,17 @@ def outcome_of(head: Mapping[str, Any], output: bytes, log: bytes) -> Succeeded 
     """Return a supervisor's reply as a value of the port."""
     cpu_us, wall_us, memory = head["usage"]
     usage = Usage(cpu_us=cpu_us, wall_us=wall_us, memory=memory)
+    connections = tuple(Connection(*entry) for entry in head["connections"])
     told = head["failure"]
     if told is None:
         made = tuple(MadeFile(Digest(digest), size, Path(path)) for digest, size, path in head["made"])
-        return Succeeded(output=output, made=made, log=log, usage=usage)
-    return failed_of(told, log, usage)
+        return Succeeded(output=output, made=made, log=log, usage=usage, connections=connections)
+    return failed_of(told, log, usage, connections)
 
 
-def failed_of(told: Mapping[str, Any], log: bytes, usage: Usage) -> Failed:
+def failed_of(
+    told: Mapping[str, Any], log: bytes, usage: Usage, connections: tuple[Connection, ...] = ()
+) -> Failed:
     """Return a failure as a value of the port; what it implies is looked up by its reason."""
     meaning = REASONS[told["reason"]]
     return Failed(
@@ -117,6 +124,7 @@ def failed_of(told: Mapping[str, Any], log: bytes, usage: Usage) -> Failed:
         retryable=meaning.retryable,
         log=log,
         usage=usage,
+        connections=connections,
     )
 
 
@@ -159,9 +167,13 @@ class SandboxExecutor:
 
     async def execute(self, task: Task) -> Succeeded | Failed:
         """Run one attempt. Cancelling the call returns only when its processes are dead."""
+        try:
+            routes = await admit(task, self._settings.endpoints)
+        except NotAdmitted as refused:
+            return failed_of(refused.told, b"", Usage())
         link = await self._running_link()
         self._serial += 1
-        return await link.run(self._serial, request_of(task), task.arguments)
+        return await link.run(self._serial, request_of(task, routes), task.arguments)
 
     async def _running_link(self) -> _Link:
         async with self._starting:

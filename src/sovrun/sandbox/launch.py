@@ -23,8 +23,9 @@ from sovrun.sandbox.exchange import CODE, INPUTS, LIBRARY, WORK, fixed_environme
 INFO: Final = 4
 ARGUMENTS: Final = 5
 FILTER: Final = 6
-"""Descriptors of bubblewrap: where it says which process is the sandbox's first, what it reads its options from, and what
-it reads the filter of system calls from."""
+HOSTS: Final = 7
+"""Descriptors of bubblewrap: where it says which process is the sandbox's first, and what it reads its options, the filter
+of system calls and, for a step with a network, `/etc/hosts` from."""
 
 EXIT_NOT_LAUNCHED: Final = 77
 SHARED_MEMORY_MAX: Final = 64 << 20
@@ -180,7 +181,8 @@ def order(
 
     Args:
         frame: `Frame.wire()`.
-        task: the step: `code` (path or None), `files` (path by digest), `limits`, `files_max`, `epoch`.
+        task: the step: `code` (path or None), `files` (path by digest), `limits`, `files_max`, `epoch`,
+            `network` (routes), `trusted` (directories of certificates).
         uid: host user id to drop to, or None.
         groups: of the step, see `Order`.
     """
@@ -188,6 +190,7 @@ def order(
     if task["code"] is not None:
         binds.append((task["code"], CODE))
     binds += [(source, f"{INPUTS}/{digest}") for digest, source in sorted(task["files"].items())]
+    binds += [(source, source) for source in task["trusted"]]
     sources: list[str] = []
     shown = []
     for source, inside in binds:
@@ -203,6 +206,7 @@ def order(
         *_writable(rooms, None if uid is None else len(sources)),
         *(word for target, inside in frame["links"] for word in ("--symlink", target, inside)),
         *(word for source, inside in shown for word in ("--ro-bind", source, inside)),
+        *(("--perms", "0444", "--ro-bind-data", str(HOSTS), "/etc/hosts") if task["network"] else ()),
         *("--remount-ro", "/", "--chdir", WORK),
     ]
     return Order(
@@ -268,6 +272,14 @@ def enter(groups: Sequence[str]) -> None:
             Path(entries).write_text("0")
         except OSError as error:
             raise NotLaunched(f"control group: {entries}: {error.strerror}") from None
+
+
+def memory_file(data: bytes) -> int:
+    """Return a descriptor of a file without a name that holds `data`, at its beginning."""
+    descriptor = os.memfd_create("sovrun")
+    os.write(descriptor, data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def launch(wanted: Order, descriptors: Mapping[int, int], parent: int) -> NoReturn:

@@ -37,6 +37,8 @@ REASONS: Final[Mapping[str, Meaning]] = MappingProxyType(
         "cpu_limit": Meaning(circumstance=True, retryable=True),
         "memory_limit": Meaning(circumstance=True, retryable=True),
         "disk_limit": Meaning(circumstance=True, retryable=True),
+        "network_not_allowed": Meaning(circumstance=True, retryable=False),
+        "endpoint_unresolved": Meaning(circumstance=True, retryable=True),
         "sandbox_error": Meaning(circumstance=True, retryable=True),
         "cancelled": Meaning(circumstance=True, retryable=False),  # seen only by whoever cancelled the call
     }

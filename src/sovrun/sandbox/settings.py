@@ -19,6 +19,7 @@ import sovrun
 from sovrun.core.spec.model import SECOND_US
 from sovrun.sandbox.exchange import LIBRARY
 from sovrun.sandbox.image import write_image
+from sovrun.sandbox.network import AllowedEndpoint, trusted_folders
 
 SEARCH_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 SOVRUN: Final = "/sovrun"
@@ -42,6 +43,7 @@ class SandboxSettings:
             running; none of them may belong to anybody. An ordinary user's steps run as that user.
         handshake_us: how long a sandbox may take from its start to `ready`, in microseconds.
         bwrap: path of bubblewrap; None means the first one in the system's directories.
+        endpoints: what steps may reach outside when they declare it.
         control_groups: use those that this machine gives; without them memory is limited for each process, and looked
             at ten times a second for all together.
     """
@@ -51,6 +53,7 @@ class SandboxSettings:
     handshake_us: int = 60 * SECOND_US
     bwrap: Path | None = None
     control_groups: bool = True
+    endpoints: tuple[AllowedEndpoint, ...] = ()
 
     def bubblewrap(self) -> Path | None:
         """Return where bubblewrap is, or None. The caller's PATH is not asked: it may hold anything."""
@@ -167,6 +170,8 @@ def _system(etc: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     binds.append((str(etc), "/etc"))
     if Path("/etc/ld.so.cache").is_file():
         shutil.copyfile("/etc/ld.so.cache", etc / "ld.so.cache")
+    for trusted in trusted_folders():  # where they are mounted for steps with a network
+        (etc / Path(trusted).relative_to("/etc")).mkdir(parents=True)
     if Path("/etc/alternatives").is_dir():  # Debian's /usr/bin points there
         (etc / "alternatives").mkdir()
         binds.append(("/etc/alternatives", "/etc/alternatives"))

@@ -131,7 +131,10 @@ class Supervisor:
                 "sandbox_error", f"this machine has no room for another sandbox: {error.strerror}"
             )
             self.done(
-                attempt, {"id": attempt.ident, "failure": verdict, "made": [], "usage": [0, 0, 0]}, b"", b""
+                attempt,
+                {"id": attempt.ident, "failure": verdict, "made": [], "usage": [0, 0, 0], "connections": []},
+                b"",
+                b"",
             )
 
     def _free_uid(self) -> int:

@@ -59,29 +59,54 @@ entries = st.one_of(
 
 
 @MANY
-@given(entries, digests, digests, st.lists(endpoints, max_size=3))
+@given(
+    entries,
+    digests,
+    digests,
+    st.lists(endpoints, max_size=3),
+    st.dictionaries(texts, texts, max_size=3),
+    st.sets(st.sampled_from(["reproducible", "verify-twice"])),
+)
 def test_a_step_hash_is_the_digest_of_all_that_decides_the_steps_result(
-    kind_and_entry: tuple[Kind, Any], inputs: Digest, code: Digest, outside: list[Endpoint]
+    kind_and_entry: tuple[Kind, Any],
+    inputs: Digest,
+    code: Digest,
+    outside: list[Endpoint],
+    secrets: dict[str, str],
+    flags: set[str],
 ) -> None:
     kind, entry = kind_and_entry
-    step = replace(dags.step("a"), kind=kind, entry=entry, endpoints=tuple(outside))
+    step = replace(
+        dags.step("a"),
+        kind=kind,
+        entry=entry,
+        endpoints=tuple(outside),
+        secrets=tuple(secrets.items()),
+        reproducible="reproducible" in flags,
+        verified="verify-twice" in flags,
+    )
     body = {
         "stepKind": str(kind),
         "entry": list(entry) if isinstance(entry, tuple) else entry,
         "inputs": inputs,
         "code": code,
         "endpoints": [f"{host}:{port}" for host, port in outside],
-        "secrets": [],
-        "flags": [],
+        "secrets": [[name, reference] for name, reference in secrets.items()],
+        "flags": sorted(flags),
     }
     assert hash_of(step, inputs, code) == digest_of("sovrun.step", 1, body)
 
 
-def test_a_step_hash_changes_with_kind_entry_inputs_code_and_endpoints() -> None:
+def test_a_step_hash_changes_with_all_that_it_is_the_digest_of() -> None:
     step = dags.step("a")
     others = [
         hash_of(replace(step, endpoints=(Endpoint("a.test", 443),)), A, B),
         hash_of(replace(step, endpoints=(Endpoint("a.test", 80),)), A, B),
+        hash_of(replace(step, secrets=(("TOKEN", "one"),)), A, B),
+        hash_of(replace(step, secrets=(("TOKEN", "two"),)), A, B),
+        hash_of(replace(step, secrets=(("OTHER", "one"),)), A, B),
+        hash_of(replace(step, reproducible=True), A, B),
+        hash_of(replace(step, verified=True), A, B),
         hash_of(replace(step, entry="plugin:other"), A, B),
         hash_of(replace(step, kind=Kind.ARGV, entry=("plugin:work",)), A, B),
         hash_of(replace(step, kind=Kind.TOOL), A, B),

@@ -63,6 +63,15 @@ def test_what_is_left_out_of_code_is_listed() -> None:
     assert all(f"`{name}`" in text for name in (*CACHES, *CACHE_SUFFIXES))
 
 
+def test_the_example_of_secrets_is_a_dag_with_secrets() -> None:
+    (block,) = blocks(section(PAGE, "Secrets"))
+    spec = parse_dag(block.text.encode(), name="dag.md")
+    assert [step.secrets for step in spec.steps] == [
+        (("KEY", "signing-key"),),
+        (("TOKEN", "registry-token"),),
+    ]
+
+
 def test_the_example_of_the_network_is_a_dag_with_endpoints() -> None:
     (block,) = blocks(section(PAGE, "Network"))
     spec = parse_dag(block.text.encode(), name="dag.md")

@@ -98,13 +98,19 @@ def step_hash_prefix(step: StepSpec, code: Digest) -> str:
     """Return all of a step hash's canonical text that comes before the digest of the resolved inputs."""
     entry = step.entry if isinstance(step.entry, str) else _plain(step.entry)
     endpoints = [str(endpoint) for endpoint in step.endpoints]
-    head = canonical({"code": code, "endpoints": endpoints, "entry": entry, "flags": []}).decode()
+    head = canonical({"code": code, "endpoints": endpoints, "entry": entry, "flags": _flags(step)}).decode()
     return f'{head[:-1]},"inputs":"'
 
 
 def step_hash_suffix(step: StepSpec) -> str:
     """Return all of a step hash's canonical text that comes after the digest of the resolved inputs."""
-    return f'","kind":"sovrun.step","secrets":[],"stepKind":"{step.kind}","version":1}}'
+    secrets = canonical([list(each) for each in step.secrets]).decode() if step.secrets else "[]"
+    return f'","kind":"sovrun.step","secrets":{secrets},"stepKind":"{step.kind}","version":1}}'
+
+
+def _flags(step: StepSpec) -> list[str]:
+    """Return how a step is run where that can change what comes out."""
+    return ["reproducible"] * step.reproducible + ["verify-twice"] * step.verified
 
 
 def _plain(entry: tuple[str, ...] | ToolWait | Confirmation | Mapping[str, Any]) -> Any:

@@ -67,10 +67,11 @@ BODIES = (
     | st.fixed_dictionaries({"confirm": CONFIRMS})
 )
 ENDPOINTS = st.sampled_from(["a.test:443", "a.test:80", "b-1.test:5432", "db:60"])
+OF_PROCESSES = ("secrets", "reproducible", "verify")
 NOT_TAKEN: dict[str, set[str]] = {
-    "tool": {"retry", "resources", "network"},
-    "confirm": {"with", "outputs", "retry", "resources", "select", "network"},
-    "command": {"network"},
+    "tool": {"retry", "resources", "network", *OF_PROCESSES},
+    "confirm": {"with", "outputs", "retry", "resources", "select", "network", *OF_PROCESSES},
+    "command": {"network", *OF_PROCESSES},
 }
 STEPS = st.fixed_dictionaries(
     {"body": BODIES},
@@ -85,6 +86,9 @@ STEPS = st.fixed_dictionaries(
         "select": st.just([]),
         "timeout": LONG,
         "network": st.fixed_dictionaries({"allow": st.lists(ENDPOINTS, unique=True)}),
+        "secrets": st.dictionaries(st.sampled_from(["A", "b-1"]), st.sampled_from(["r", "r-1"])),
+        "reproducible": st.booleans(),
+        "verify": st.just("twice"),
     },
 )
 WHOLE = st.fixed_dictionaries(
@@ -92,6 +96,7 @@ WHOLE = st.fixed_dictionaries(
     optional={
         "inputs": st.just({"type": "object", "properties": {"x": {"type": "number", "default": 60}}}),
         "failFast": st.booleans(),
+        "reproducible": st.booleans(),
         "code": st.lists(st.sampled_from(["lib", "a/b", "z"]), unique=True),
         "sourceDateEpoch": st.sampled_from([0, 60]),
         "timeout": LONG,
@@ -121,6 +126,20 @@ def document_of(whole: dict[str, Any], names: list[str], drawn: list[dict[str, A
         if "select" in step:
             step["select"] = [other["id"] for other in steps if step["id"] in other["needs"]]
     return {"apiVersion": "sovrun/v1", "kind": "Dag", "metadata": {"id": "d"}, **whole, "steps": steps}
+
+
+def test_a_mode_of_all_steps_is_that_of_each_that_has_a_process_and_says_nothing_else() -> None:
+    steps = [
+        {"id": "a", "python": "m:f"},
+        {"id": "b", "argv": ["x"], "reproducible": False},
+        {"id": "c", "tool": {"name": "t"}},
+    ]
+    whole = {"apiVersion": "sovrun/v1", "kind": "Dag", "metadata": {"id": "d"}}
+    by_all = {**whole, "reproducible": True, "steps": steps}
+    by_step = {**whole, "steps": [{**steps[0], "reproducible": True}, *steps[1:]]}
+    forms = [normal_form(parse_dag(json.dumps(each).encode(), name="d")) for each in (by_all, by_step)]
+    assert forms[0] == forms[1]
+    assert ["reproducible" in step for step in forms[0]["steps"]] == [True, False, False]
 
 
 DOCUMENTS = st.builds(document_of, WHOLE, NAMES, st.lists(STEPS, min_size=1, max_size=4))

@@ -11,6 +11,7 @@ from keyword import iskeyword
 from typing import Any, Final
 
 from sovrun.core.canonical import canonical
+from sovrun.core.ids import NAME, NAME_RULE
 from sovrun.core.jsontext import Path
 from sovrun.core.spec.endpoints import endpoint_findings
 from sovrun.core.spec.findings import Finding, quoted, subject
@@ -24,6 +25,7 @@ _RESOURCES: Final[Mapping[str, _Converter]] = {
     "memory": size_bytes, "disk": size_bytes, "log": size_bytes, "output": size_bytes,
     "cpuSeconds": duration_us, "wallSeconds": duration_us,
 }  # fmt: skip
+_NO_NAME: Final = f"{{}} cannot be what a step calls a secret: {NAME_RULE}"
 _TIMEOUT: Final[Mapping[str, _Converter]] = {"timeout": long_duration_us}
 _WAITS: Final[Mapping[str, Mapping[str, _Converter]]] = {
     "tool": {"deadline": long_duration_us},
@@ -55,6 +57,10 @@ def _step_findings(step: Mapping[str, Any], at: Path, schemas: _Schemas) -> Iter
     argv = step.get("argv")
     if isinstance(argv, list) and argv and isinstance(argv[0], str) and not argv[0].startswith("/"):
         yield from _path_findings(argv[0], (*at, "argv", 0))
+    if isinstance(step.get("secrets"), dict):
+        for name in step["secrets"]:
+            if NAME.fullmatch(name) is None:
+                yield Finding("bad_name", _NO_NAME.format(quoted(name)), (*at, "secrets", name), at_key=True)
     if "retry" in step:
         yield from _range_findings(step["retry"], _RETRY, (*at, "retry"))
         yield from _back_off_findings(step["retry"], (*at, "retry"))

@@ -150,6 +150,9 @@ class StepSpec:
         join_any: the step goes on when at least one need was selected.
         timeout_us: how long the step may take over all attempts and waits, from when it is ready; None means for ever.
         endpoints: what it may reach outside, in code point order of their texts.
+        secrets: what it calls each secret, and the reference by which its worker finds the value, in order of names.
+        reproducible: it runs in reproducible mode.
+        verified: it runs twice, and what comes out has to be the same.
     """
 
     id: StepId
@@ -165,6 +168,9 @@ class StepSpec:
     description: str | None = None
     timeout_us: int | None = None
     endpoints: tuple[Endpoint, ...] = ()
+    secrets: tuple[tuple[str, str], ...] = ()
+    reproducible: bool = False
+    verified: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from sovrun.core.ids import DagId, StepId
 from sovrun.core.network import Endpoint, parse_endpoint
 from sovrun.core.spec.model import (
     API_VERSION,
+    WORKER_KINDS,
     Confirmation,
     DagSpec,
     Kind,
@@ -97,11 +98,12 @@ def spec_of(document: Mapping[str, Any], order: Sequence[StepId]) -> DagSpec:
     steps = {step["id"]: step for step in document["steps"]}
     metadata = document["metadata"]
     code = document.get("code")
+    all_reproducible = document.get("reproducible", False)
     epoch = document.get("sourceDateEpoch", DagSpec.__dataclass_fields__["epoch"].default)
     return DagSpec(
         id=DagId(metadata["id"]),
         inputs=document.get("inputs", NO_INPUTS),
-        steps=tuple(_step_of(steps[name], name, names) for name in order),
+        steps=tuple(_step_of(steps[name], name, names, all_reproducible) for name in order),
         description=metadata.get("description"),
         labels=metadata.get("labels", {}),
         fail_fast=document.get("failFast", False),
@@ -112,7 +114,12 @@ def spec_of(document: Mapping[str, Any], order: Sequence[StepId]) -> DagSpec:
     )
 
 
-def _step_of(step: Mapping[str, Any], name: StepId, names: Mapping[StepId, StepId]) -> StepSpec:
+def _step_of(
+    step: Mapping[str, Any],
+    name: StepId,
+    names: Mapping[StepId, StepId],
+    all_reproducible: bool,  # noqa: FBT001 -- what the document says for all of them
+) -> StepSpec:
     kind = _kind_of(step)
     retry, resources = step.get("retry"), step.get("resources")
     return StepSpec(
@@ -129,6 +136,9 @@ def _step_of(step: Mapping[str, Any], name: StepId, names: Mapping[StepId, StepI
         description=step.get("description"),
         timeout_us=_timeout_of(step),
         endpoints=_endpoints_of(step),
+        secrets=_secrets_of(step),
+        reproducible=step.get("reproducible", all_reproducible and kind in WORKER_KINDS),
+        verified="verify" in step,
     )
 
 
@@ -140,6 +150,10 @@ def _endpoints_of(step: Mapping[str, Any]) -> tuple[Endpoint, ...]:
     if "network" not in step:
         return ()
     return tuple(sorted(map(parse_endpoint, step["network"]["allow"]), key=str))
+
+
+def _secrets_of(step: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(step["secrets"].items())) if "secrets" in step else ()
 
 
 def _kind_of(step: Mapping[str, Any]) -> Kind:
@@ -208,6 +222,12 @@ def _normal_step(
         form["timeoutUs"] = step.timeout_us
     if step.endpoints:
         form["network"] = {"allow": [str(endpoint) for endpoint in step.endpoints]}
+    if step.secrets:
+        form["secrets"] = dict(step.secrets)
+    if step.reproducible:
+        form["reproducible"] = True
+    if step.verified:
+        form["verify"] = "twice"
     return form
 
 
@@ -269,6 +289,9 @@ class _Reader:
             description=form["description"],
             timeout_us=form.get("timeoutUs"),
             endpoints=_endpoints_of(form),
+            secrets=_secrets_of(form),
+            reproducible="reproducible" in form,
+            verified="verify" in form,
         )
 
     def _retry(self, form: Mapping[str, Any]) -> Retry:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from sovrun.core.canonical import digest_of
+from sovrun.core.commands.journal import Intention
 from sovrun.core.errors import ConfirmationChanged, IllegalTransition
 from sovrun.core.events import (
     ENGINE,
     StepAwaitsAnswer,
     StepAwaitsApproval,
+    StepAwaitsCommand,
     StepCompleted,
     StepEntered,
     StepResumed,
@@ -149,7 +151,18 @@ class CancelRun:
         return digest_of("sovrun.cancel", 1, {"actor": self.actor, "note": self.note})
 
 
-TakeUp: TypeAlias = EnterWait | Release | Refuse | Reuse
+@dataclass(frozen=True, slots=True)
+class EnterCommand:
+    """The engine takes up a queued `command` step: the command is journalled as intended in the same write."""
+
+    tenant: Tenant
+    run: RunId
+    position: int
+    step_hash: Digest
+    intention: Intention
+
+
+TakeUp: TypeAlias = EnterWait | EnterCommand | Release | Refuse | Reuse
 """What the engine does to a pending step, once: a step that is not pending any more was taken up by another engine."""
 Action: TypeAlias = TakeUp | Answer | Decide | CancelRun
 
@@ -182,6 +195,9 @@ def _take_up(write: Write, action: TakeUp, step: Step) -> None:
         case Reuse():
             completed = StepCompleted(action.step_hash, action.output, action.environment, 0, action.chosen)
             write.happen(position, step, (StepReused(action.source), completed), ENGINE)
+        case EnterCommand(intention=intention):
+            waits_for = StepAwaitsCommand(intention.id, intention.payload, action.step_hash, Reason.COMMAND)
+            write.happen(position, step, (StepEntered(), waits_for), ENGINE)
         case EnterWait():
             entry = write.plan.steps[position].entry
             waits: StepAwaitsAnswer | StepAwaitsApproval

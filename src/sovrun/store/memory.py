@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sovrun.core.actions import Action, TakeUp, perform, time_is_over
+from sovrun.core.actions import Action, EnterCommand, TakeUp, perform, time_is_over
 from sovrun.core.canonical import decode
 from sovrun.core.errors import LeaseLost, NotFound
 from sovrun.core.events import ENGINE
@@ -25,8 +25,10 @@ from sovrun.core.run import Deltas, Run, Tallies, Write
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.core.step import LoseLease, Step, is_repeat
 from sovrun.core.turns import in_turn
+from sovrun.ports import Clock
 from sovrun.store.codec import drive, events_of, received_data, same_request
 from sovrun.store.kept import RETAKEN, UNSTARTED, Kept, KeptSteps, MemoryReads, Place, Waiter
+from sovrun.store.memory_journal import MemoryJournal
 from sovrun.store.protocol import (
     Acted,
     Committed,
@@ -42,8 +44,12 @@ from sovrun.store.protocol import (
 )
 
 
-class MemoryStore(MemoryReads):
+class MemoryStore(MemoryReads, MemoryJournal):
     """A store that lives as long as its process."""
+
+    def __init__(self, clock: Clock) -> None:
+        MemoryReads.__init__(self, clock)
+        MemoryJournal.__init__(self)
 
     # --- writes -----------------------------------------------------------------------------------------------------
 
@@ -178,6 +184,8 @@ class MemoryStore(MemoryReads):
             if (kept.head.key, action.position) not in self._pending:
                 return Acted(changed=False, state=kept.head.state)
             del self._pending[kept.head.key, action.position]
+        if isinstance(action, EnterCommand):
+            action = self._enter(action)
         write = Write(kept.plan, kept.head, self._clock.now_us())
         changed = perform(write, action, KeptSteps(kept, write))
         if changed:
@@ -444,6 +452,10 @@ class MemoryStore(MemoryReads):
             waiter.answer.set_result(leases)
         self._set_alarm()
 
+    def _after_moves(self) -> None:
+        self._admit_waiting()
+        self._serve()
+
     def _keep_payload(self, tenant: Tenant, payload: Payload | None) -> None:
         if payload is not None and payload.body is not None:
             self._payloads.setdefault((tenant, payload.digest), payload.body)
@@ -457,6 +469,7 @@ class MemoryStore(MemoryReads):
             waiting.set_result(None)
         self._wanting.clear()
         self._told.clear()
+        self._wake_due(closing=True)
         self._set_alarm()
 
 

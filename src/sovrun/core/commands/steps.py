@@ -8,12 +8,10 @@ from sovrun.core.events import (
     ENGINE,
     StepAwaitsCommand,
     StepCompleted,
-    StepEntered,
     StepEvent,
     StepResumed,
     StepStopped,
 )
-from sovrun.core.ids import Digest
 from sovrun.core.lifecycle import Cause, Reason, State
 from sovrun.core.run import Write
 from sovrun.core.step import Step
@@ -28,14 +26,6 @@ def waits_for_command(step: Step) -> bool:
         and step.reason is not None
         and step.reason in _WAITS
     )
-
-
-def begin_waiting(
-    write: Write, position: int, step: Step, *, shown: Digest, step_hash: Digest, command: Command
-) -> None:
-    """Gather that a step waits for a command that was intended in the same write."""
-    waits = StepAwaitsCommand(command.id, shown, step_hash, Reason.COMMAND)
-    write.happen(position, step, (StepEntered(), waits), ENGINE)
 
 
 def follow(write: Write, position: int, step: Step, command: Command) -> None:

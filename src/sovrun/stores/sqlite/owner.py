@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from heapq import merge
 from typing import TypeAlias
 
-from sovrun.core.actions import Action, TakeUp, perform, time_is_over
+from sovrun.core.actions import Action, EnterCommand, TakeUp, perform, time_is_over
 from sovrun.core.errors import LeaseLost, NotFound, SovrunError
 from sovrun.core.events import ENGINE
 from sovrun.core.identity import StepResult, outcome_of
@@ -38,6 +38,7 @@ from sovrun.store.protocol import (
 from sovrun.stores.sqlite import rows
 from sovrun.stores.sqlite.batch import Batch, gather_steps
 from sovrun.stores.sqlite.intake import Intake
+from sovrun.stores.sqlite.journal import JournalAnswer, JournalOwner, JournalRequest
 from sovrun.stores.sqlite.leases import Leases
 from sovrun.stores.sqlite.queue import Place, Queue
 from sovrun.stores.sqlite.runs import UNSTARTED, Runs, StepsOf
@@ -91,10 +92,19 @@ class Renew:
 
 
 Request: TypeAlias = (
-    Registration | Submission | Commit | Claim | Act | TakeBack | GiveBack | Renew | Governance
+    Registration
+    | Submission
+    | Commit
+    | Claim
+    | Act
+    | TakeBack
+    | GiveBack
+    | Renew
+    | Governance
+    | JournalRequest
 )
 Answer: TypeAlias = (
-    bool | Submitted | Committed | list[Lease] | Acted | int | SovrunError | None
+    bool | Submitted | Committed | list[Lease] | Acted | int | SovrunError | JournalAnswer | None
 )
 
 
@@ -106,6 +116,7 @@ class Owner:
         self._queue = Queue(connection)
         self._runs = Runs(connection, lambda: self._queue.lanes)
         self._intake = Intake(connection, self._runs, self._queue)
+        self.journal = JournalOwner(connection, self._runs)
         self._leases = Leases(connection, self._runs, self._queue)
         self._next_due: int | None = None
         self._stale = False
@@ -205,6 +216,8 @@ class Owner:
                     return self._leases.renew(batch, request.worker, request.held)
                 case Governance():
                     return self._intake.govern(batch, request)
+                case _:
+                    return self.journal.answer(batch, request)
         except SovrunError as refusal:
             return refusal
 
@@ -239,6 +252,8 @@ class Owner:
         if isinstance(action, TakeUp) and not self._no_longer_pending(write, action.position):
             batch.acted.append(write)
             return Acted(changed=False, state=write.state)
+        if isinstance(action, EnterCommand):
+            action = self.journal.enter(batch, action)
         changed = perform(write, action, StepsOf(self._runs, write))
         batch.keep(action.tenant, request.payloads if changed else ())
         batch.acted.append(write)

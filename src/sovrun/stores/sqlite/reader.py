@@ -16,13 +16,14 @@ from sovrun.core.lifecycle import State
 from sovrun.core.step import Step
 from sovrun.store.protocol import DagRecord, Depth, Lease, Payload, Pending, RunRecord, Wait
 from sovrun.stores.sqlite import rows
+from sovrun.stores.sqlite.journal_reader import JournalReader
 from sovrun.stores.sqlite.schema import connect_reader
 
 _ANY_KEY: Final = 2**62
 
 
-class SqliteReader:
-    """The read verbs of `Store`."""
+class SqliteReader(JournalReader):
+    """The read verbs of `Store` and of `Journal`."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

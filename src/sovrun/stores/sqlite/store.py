@@ -31,6 +31,8 @@ from sovrun.store.protocol import (
     Submitted,
 )
 from sovrun.stores.sqlite import rows
+from sovrun.stores.sqlite.journal import JournalRequest
+from sovrun.stores.sqlite.journal_store import JournalStore
 from sovrun.stores.sqlite.owner import Act, Answer, Claim, Commit, GiveBack, Owner, Renew, Request, TakeBack
 from sovrun.stores.sqlite.reader import SqliteReader
 from sovrun.stores.sqlite.schema import OwnerLock, connect_owner, connect_reader
@@ -49,11 +51,12 @@ class _Parked:
     answer: asyncio.Future[list[Lease]]
 
 
-class SqliteStore(SqliteReader):
+class SqliteStore(JournalStore, SqliteReader):
     """The owner of a store's file. One event loop uses it; reads go through a connection of their own."""
 
     def __init__(self, path: Path, clock: Clock, lock: OwnerLock, owner: sqlite3.Connection) -> None:
-        super().__init__(connect_reader(path))
+        JournalStore.__init__(self)
+        SqliteReader.__init__(self, connect_reader(path))
         self._path = path
         self._clock = clock
         self._lock = lock
@@ -190,7 +193,7 @@ class SqliteStore(SqliteReader):
         """See `Store.subscribe`."""
         self._told.append(told)
 
-    def _ask(self, request: Request) -> asyncio.Future[Any]:
+    def _ask(self, request: Request | JournalRequest) -> asyncio.Future[Any]:
         """Put a request into the next commit and return the future of its answer."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
@@ -231,6 +234,9 @@ class SqliteStore(SqliteReader):
         self._tell_ended()
         if self._wanting and self._owner.pending:
             self._wake_wanting()
+        if self._due_waiting and self._owner.journal.moved:
+            self._owner.journal.moved = False
+            self._wake_due()
         self._set_alarm()
 
     def _tell_ended(self) -> None:
@@ -280,6 +286,7 @@ class SqliteStore(SqliteReader):
             waiting.answer.set_result([])
         self._parked.clear()
         self._wake_wanting()
+        self._wake_due()
         await super().close()
         self._writing.close()
         self._lock.release()

@@ -13,6 +13,7 @@ from typing import Protocol
 from sovrun.core.ids import Digest, RunId, StepId, Tenant
 from sovrun.core.network import Connection, Endpoint
 from sovrun.core.spec.model import Kind, Resources
+from sovrun.core.walls import Walls
 
 
 class Clock(Protocol):
@@ -95,6 +96,7 @@ class Succeeded:
         made: the files that `output` names by `{"$file": ...}` and that were not among the inputs.
         log: what the step printed, standard output and standard error as they came, capped.
         connections: what it had to do with the outside, as far as the executor sees it.
+        walls: what it ran behind, None when it did not run in a sandbox.
     """
 
     output: bytes
@@ -102,6 +104,7 @@ class Succeeded:
     log: bytes = b""
     usage: Usage = Usage()
     connections: tuple[Connection, ...] = ()
+    walls: Walls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ class Failed:
     usage: Usage = Usage()
     lineage: tuple[str, ...] = ()
     connections: tuple[Connection, ...] = ()
+    walls: Walls | None = None
 
 
 class Executor(Protocol):

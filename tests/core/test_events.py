@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from typing import Any
 
 import rfc8785
@@ -29,6 +29,7 @@ from sovrun.core.ids import RunId, StepId, Tenant, WorkerId, actor
 from sovrun.core.lifecycle import Cause, Reason
 from sovrun.core.network import Connection
 from sovrun.core.times import time_text
+from sovrun.core.walls import BEST_EFFORT, HARD, Walls
 from support.values import codes, digests, names, workers
 
 MANY = settings(max_examples=1_000, deadline=None)
@@ -46,6 +47,7 @@ connections = st.lists(
     ),
     max_size=3,
 ).map(tuple)
+walls = st.none() | st.builds(Walls, digests, numbers, st.sampled_from([HARD, BEST_EFFORT]))
 failures = st.builds(
     Failure,
     codes,
@@ -55,6 +57,7 @@ failures = st.builds(
     circumstance=st.booleans(),
     retryable=st.booleans(),
     connections=connections,
+    walls=walls,
 )
 
 
@@ -79,9 +82,14 @@ def told(connections: tuple[Connection, ...]) -> dict[str, Any]:
     return {"connections": [dict(zip(members, astuple(one), strict=True)) for one in connections]}
 
 
+def behind(walls: Walls | None) -> dict[str, Any]:
+    return {} if walls is None else {"walls": asdict(walls)}
+
+
 def reported(failure: Failure) -> dict[str, Any]:
     return {
         **told(failure.connections),
+        **behind(failure.walls),
         "circumstance": failure.circumstance,
         "environment": failure.environment,
         "errorHash": failure.error,
@@ -98,7 +106,7 @@ def test_a_start_is_recorded_in_canonical_form(worker: WorkerId, attempt: int, f
 
 
 @MANY
-@given(digests, digests, digests, numbers, st.none() | st.lists(names, max_size=3), connections)
+@given(digests, digests, digests, numbers, st.none() | st.lists(names, max_size=3), connections, walls)
 def test_a_completion_is_recorded_in_canonical_form(
     hash_: Any,
     output: Any,
@@ -106,11 +114,12 @@ def test_a_completion_is_recorded_in_canonical_form(
     attempt: int,
     chosen: list[StepId] | None,
     made: tuple[Connection, ...],
+    around: Walls | None,
 ) -> None:
     positions = None if chosen is None else tuple(range(len(chosen)))
-    event = StepCompleted(hash_, output, environment, attempt, positions, made)
+    event = StepCompleted(hash_, output, environment, attempt, positions, made, around)
     expected: dict[str, Any] = {"stepHash": hash_, "outputHash": output, "environment": environment}
-    expected |= {"attempt": attempt, **told(made)}
+    expected |= {"attempt": attempt, **told(made), **behind(around)}
     assert event.data(chosen or ()) == rfc(expected if chosen is None else expected | {"chosen": chosen})
 
 

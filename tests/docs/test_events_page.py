@@ -14,6 +14,7 @@ import pytest
 
 from sovrun.core import events
 from sovrun.core.network import Connection
+from sovrun.core.walls import Walls
 from support.markdown import DOCS, blocks, first_cells, rows, section
 
 PAGE = (DOCS / "reference" / "events.md").read_text()
@@ -52,7 +53,10 @@ def sample(annotation: Any) -> Any:
             circumstance=False,
             retryable=True,
             connections=sample("Connection"),
+            walls=sample("Walls"),
         )
+    if "Walls" in text:
+        return Walls(sample("Digest"), 7, "hard")
     if "Connection" in text:
         return (Connection("a.test", 443, "closed", 1, 2, 3, 4),)
     if "tuple" in text:
@@ -77,6 +81,12 @@ def test_what_is_told_of_a_connection_is_on_the_page() -> None:
     (told_of_one,) = json.loads(event.data())["connections"]
     cells = first_cells(section(PAGE, "Connections"))
     assert set(told_of_one) == {name for cell in cells for name in re.findall(r"[a-zA-Z]+", cell)}
+
+
+def test_what_is_told_of_the_walls_is_on_the_page() -> None:
+    event = events.StepCompleted(sample("Digest"), sample("Digest"), None, 1, walls=sample("Walls"))
+    told_of = json.loads(event.data())["walls"]
+    assert set(told_of) == {cell.strip("`") for cell in first_cells(section(PAGE, "Walls"))}
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)

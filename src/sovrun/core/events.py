@@ -18,6 +18,7 @@ from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant, WorkerId
 from sovrun.core.lifecycle import Cause, Reason, State
 from sovrun.core.network import Connection, connections_member
 from sovrun.core.times import time_text
+from sovrun.core.walls import Walls, walls_member
 
 ENGINE: Final = Actor("engine")
 """Who acts when a move follows from another and nobody asked for it."""
@@ -62,6 +63,7 @@ class StepCompleted:
     chosen: tuple[int, ...] | None = None
     """Plan positions of the optional dependents that the output chose, None when the step is not a selector."""
     connections: tuple[Connection, ...] = ()
+    walls: Walls | None = None
 
     target: ClassVar[State] = State.COMPLETED
     type: ClassVar[str] = "step.completed"
@@ -72,7 +74,7 @@ class StepCompleted:
         return (
             f'{{"attempt":{self.attempt},{chosen}{connections_member(self.connections)}'
             f'"environment":{_text(self.environment)},'
-            f'"outputHash":"{self.output}","stepHash":"{self.step_hash}"}}'
+            f'"outputHash":"{self.output}","stepHash":"{self.step_hash}"{walls_member(self.walls)}}}'
         )
 
 
@@ -102,6 +104,7 @@ class Failure:
         error: digest of the error document, kept as a payload.
         circumstance: it belongs to the machine or to a limit, not to the work.
         connections: what the attempt had to do with the outside.
+        walls: what it ran behind, None when it did not run in a sandbox.
     """
 
     code: str
@@ -111,6 +114,7 @@ class Failure:
     circumstance: bool
     retryable: bool
     connections: tuple[Connection, ...] = ()
+    walls: Walls | None = None
 
     def members(self) -> str:
         """Return the members of the JSON object in which a failure is recorded, `budget` to be set between."""
@@ -142,7 +146,8 @@ class StepRetryScheduled:
             f'"decision":"{Reason.RETRY_SCHEDULED}","environment":"{failure.environment}",'
             f'"errorHash":"{failure.error}","failure":"{failure.code}","failures":{self.budget.failures},'
             f'"failuresLeft":{self.budget.failures_left},"reason":"{Reason.RETRY_DUE}",'
-            f'"stepHash":{_text(failure.step_hash)},"until":"{time_text(self.until_us)}"}}'
+            f'"stepHash":{_text(failure.step_hash)},"until":"{time_text(self.until_us)}"'
+            f"{walls_member(failure.walls)}}}"
         )
 
 
@@ -189,7 +194,8 @@ class StepFailed:
         return (
             f'{{"attempts":{budget.attempts},"attemptsLeft":{budget.attempts_left},"cause":"{self.cause}",'
             f'{failure.members()},"failures":{budget.failures},"failuresLeft":{budget.failures_left},'
-            f'"reason":"{self.reason}","stepHash":{_text(failure.step_hash)}}}'
+            f'"reason":"{self.reason}","stepHash":{_text(failure.step_hash)}'
+            f"{walls_member(failure.walls)}}}"
         )
 
 

@@ -34,6 +34,7 @@ from sovrun.core.lifecycle import TRANSITIONS, Cause, Reason, State, is_move
 from sovrun.core.network import Connection
 from sovrun.core.retry import retry_delay_us
 from sovrun.core.spec.model import Retry
+from sovrun.core.walls import Walls
 
 NO_HASH: Final = Digest("0" * 64)
 
@@ -91,6 +92,7 @@ class Complete:
     environment: Digest
     chosen: tuple[int, ...] | None = None
     connections: tuple[Connection, ...] = ()
+    walls: Walls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +154,9 @@ def _outcome_of(step: Step, command: StepCommand, retry: Retry, now_us: int, *, 
     match command:
         case Start(worker):
             return StepStarted(worker, step.attempts + 1, step.fence)
-        case Complete(fence, step_hash, output, environment, chosen, connections):
+        case Complete(fence, step_hash, output, environment, chosen, connections, walls):
             _require_fence(step, fence)
-            return StepCompleted(step_hash, output, environment, step.attempts, chosen, connections)
+            return StepCompleted(step_hash, output, environment, step.attempts, chosen, connections, walls)
         case Fail(fence, failure):
             _require_fence(step, fence)
             return _after_failure(step, failure, now_us, retry, stopping=stopping)

@@ -135,6 +135,7 @@ class Attempts:
             self._executor.environment,
             chosen,
             result.connections,
+            result.walls,
         )
         return Report(lease, complete, (payload,))
 
@@ -164,6 +165,7 @@ class Attempts:
             circumstance=failed.circumstance,
             retryable=failed.retryable and wanted,
             connections=failed.connections,
+            walls=failed.walls,
         )
         return Report(lease, Fail(lease.fence, failure), (payload,))
 
@@ -184,6 +186,7 @@ def _refused(result: Succeeded, reason: str, message: str) -> Failed:
         log=result.log,
         usage=result.usage,
         connections=result.connections,
+        walls=result.walls,
     )
 
 

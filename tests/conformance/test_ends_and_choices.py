@@ -11,6 +11,7 @@ from sovrun.core.canonical import digest_of
 from sovrun.core.identity import StepResult, outcome_body
 from sovrun.core.lifecycle import State
 from sovrun.core.spec.model import Retry
+from sovrun.core.step import Fail
 from sovrun.store.protocol import Lease, Store
 from support import dags
 from support.clock import START_US, SetClock
@@ -89,8 +90,15 @@ async def test_nothing_is_tried_again_in_a_run_that_stops(store: Store) -> None:
     run = await submitted(store, FAST)
     first, second, third = await store.claim(WORKER, 3)
     await commit(store, broken(first, retryable=False))
-    await commit(store, broken(second))
+    report = broken(second, "bad_luck")
+    assert (await commit(store, report)).lost == ()
     assert (await ways(store, FAST, run, TENANT))["b"] == "fail_fast"
+    step = (await store.steps(TENANT, run))[second.position]
+    assert isinstance(report.result, Fail)
+    assert (step.state, step.failure, step.error) == (State.FAILED, "bad_luck", report.result.failure.error)
+    assert await store.payload(TENANT, report.result.failure.error) == report.payloads[0].body
+    assert (await commit(store, report)).lost == (), "the same report again is acknowledged"
+    assert (await commit(store, broken(second, "another"))).lost == (second,)
     assert await store.recover() == 1
     assert (await ways(store, FAST, run, TENANT))["c"] == "fail_fast"
     assert (await store.run(TENANT, run)).head.state is State.FAILED

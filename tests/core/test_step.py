@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sovrun.core.canonical import sha256_hex
 from sovrun.core.errors import CorruptHistory, IllegalTransition, LeaseLost
 from sovrun.core.events import (
+    Budget,
     Failure,
     StepCancelled,
     StepCompleted,
@@ -275,9 +276,14 @@ def test_what_may_not_be_retried_fails_at_once_under_its_own_code(*, circumstanc
 
 def test_a_failure_in_a_run_that_stops_is_not_tried_again() -> None:
     executing, _ = play(QUEUED, [Start(WORKER)], Retry())
-    for command in (Fail(1, failure()), LoseLease()):
-        event = decide(executing, command, Retry(), 0, stopping=True)
-        assert event == StepCancelled(Reason.FAIL_FAST, Cause.CIRCUMSTANCE)
+    event = decide(executing, LoseLease(), Retry(), 0, stopping=True)
+    assert event == StepCancelled(Reason.FAIL_FAST, Cause.CIRCUMSTANCE)
+    report = Fail(1, failure())
+    event = decide(executing, report, Retry(), 0, stopping=True)
+    assert event == StepFailed(Reason.FAIL_FAST, Cause.CIRCUMSTANCE, Budget(1, 1, 2, 2), report.failure)
+    after = evolve(executing, event)
+    assert (after.error, after.failure) == (report.failure.error, report.failure.code), "what failed is kept"
+    assert is_repeat(after, report)
 
 
 def test_a_jittered_wait_is_drawn_from_the_step_hash() -> None:

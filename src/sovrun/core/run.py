@@ -197,9 +197,12 @@ class Write:
             run_budget_left=not self._spent(self.failures + failed),
         )
         self.failures += failed
-        if isinstance(event, StepCancelled) and self.stopping and not self.plan.spec.fail_fast:
-            event = replace(event, reason=Reason.RUN_BUDGET_EXHAUSTED)  # nothing else stops such a run
+        if isinstance(event, StepCancelled | StepFailed) and self._is_stopped_by_its_budget(event):
+            event = replace(event, reason=Reason.RUN_BUDGET_EXHAUSTED)
         return self.happen(position, step, (event,), actor)
+
+    def _is_stopped_by_its_budget(self, event: StepCancelled | StepFailed) -> bool:
+        return event.reason == Reason.FAIL_FAST and not self.plan.spec.fail_fast
 
     def happen(self, position: int, step: Step, events: Iterable[StepEvent], actor: Actor) -> Step:
         """Record what happened to one step, in order, and return what became of it."""

@@ -196,7 +196,7 @@ def _after_failure(step: Step, failure: Failure, now_us: int, retry: Retry, *, s
         cause = Cause.CIRCUMSTANCE if circumstances else Cause.WORK
         return StepFailed(Reason.FAILURE_BUDGET_EXHAUSTED, cause, budget, failure)
     if stopping:
-        return StepCancelled(Reason.FAIL_FAST, Cause.CIRCUMSTANCE)
+        return StepFailed(Reason.FAIL_FAST, Cause.CIRCUMSTANCE, budget, failure)
     delay_us = retry_delay_us(
         failures,
         base_us=retry.base_us,

@@ -314,10 +314,7 @@ def _strange_outputs(histories: Sequence[History]) -> list[Violation]:
 
 
 def _lost_reports(histories: Sequence[History], acknowledged: Iterable[Acknowledged]) -> list[Violation]:
-    """Return the acknowledged reports that no history holds.
-
-    A failure reported in a run that is being stopped is recorded as the reporter's cancellation of the step.
-    """
+    """Return the acknowledged reports that no history holds."""
     recorded: set[tuple[str, str | None, bool, str | None]] = set()
     for history in histories:
         for entry in history.entries:
@@ -325,13 +322,10 @@ def _lost_reports(histories: Sequence[History], acknowledged: Iterable[Acknowled
                 recorded.add((entry.run, entry.step, True, entry.data["outputHash"]))
             elif "failure" in entry.data:
                 recorded.add((entry.run, entry.step, False, entry.data["errorHash"]))
-            elif entry.type == "step.cancelled" and entry.actor.startswith("worker:"):
-                recorded.add((entry.run, entry.step, False, None))
     return [
         Violation(
             "acknowledged", one.run, 0, f"{one.step}, attempt {one.attempt}: its report {one.result} is gone"
         )
         for one in acknowledged
         if (one.run, one.step, one.completed, one.result) not in recorded
-        and (one.run, one.step, one.completed, None) not in recorded
     ]

@@ -349,6 +349,8 @@ def _expect_decision(step: StepView, entry: Entry, run: Surroundings, decision: 
         expected = "attempt_budget_exhausted"
     elif step.failures >= retry.max_failures:
         expected = "failure_budget_exhausted"
+    elif run.stopping and decision != "retry_scheduled":
+        expected = "fail_fast" if run.fail_fast else "run_budget_exhausted"
     elif run.budget is not None and run.failures >= run.budget:
         expected = "run_budget_exhausted"
     else:
@@ -361,7 +363,7 @@ def _expect_decision(step: StepView, entry: Entry, run: Surroundings, decision: 
 
 def _cause(step: StepView, data: Mapping[str, Any]) -> str:
     """What a failure is owed to: work only when nothing but the work can have brought it about."""
-    if data["reason"] == "run_budget_exhausted":
+    if data["reason"] in ("fail_fast", "run_budget_exhausted"):
         return "circumstance"
     if data["reason"] == "attempt_budget_exhausted":
         alone = step.circumstances == 0 and step.failures == step.attempts

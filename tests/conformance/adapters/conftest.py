@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from support.paper import paper_provider
 from support.providers import Calls, Entry, Provider
 
-ADAPTERS: tuple[Entry, ...] = ()
+ADAPTERS: tuple[Entry, ...] = (Entry("paper", paper_provider, frozenset({"order", "deployment"})),)
 
 RESOURCE_OF = {"exchange": "order", "host": "deployment", "provider": None}
 

@@ -1,0 +1,1 @@
+"""Providers: each module beside this one talks to one sort of them."""

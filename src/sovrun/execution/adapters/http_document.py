@@ -26,7 +26,7 @@ from sovrun.core.spec.document import placed, read_any
 from sovrun.core.spec.findings import Finding, Suggester, UnreadableError, kind_of, quoted, subject
 from sovrun.core.spec.schemas import compile_schema
 from sovrun.core.spec.units import duration_us
-from sovrun.execution.adapters.http_mapping import HttpMapping, mapping_of
+from sovrun.execution.adapters.http_mapping import HttpMapping, mapping_of, passes
 from sovrun.execution.adapters.http_values import FORMS
 
 SHOWN_MAX: Final = 20
@@ -45,6 +45,14 @@ NAMES: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("quote", ""): ("symbol",),
 }
 """Names that a request may refer to beside those of `EVERYWHERE`: the members of the command's payload."""
+
+PASSED_ON: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    ("orders", "place"): ("clientId", "side", "quantity"),
+    ("orders", "cancel"): ("orderId",),
+    ("deployments", "create"): ("clientId", "artifact"),
+    ("deployments", "stop"): ("deploymentId",),
+}
+"""Without these a request cannot mean what the command says, or its effect could never be found again."""
 
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _STEP: Final = re.compile(r"(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?", re.ASCII)
@@ -281,12 +289,17 @@ def _meaning_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
         if "fills" in value["orders"] and ("filled" in record or "averagePrice" in record):
             message = "with `fills` an order's record has neither `filled` nor `averagePrice`"
             yield Finding("bad_value", message, ("orders", "record"))
-    for resource, begin, end, other in (
-        ("orders", "place", "cancel", ("create", "stop")),
-        ("deployments", "create", "stop", ("place", "cancel")),
-    ):
-        for name in (begin, end, *other):
-            yield from _rule_findings(value.get(resource, {}).get(name, {}), (resource, name))
+    for (resource, name), needed in PASSED_ON.items():
+        effect = value.get(resource, {}).get(name)
+        if effect is None:
+            continue
+        yield from _rule_findings(effect, (resource, name))
+        symbol = ("symbol",) if name == "place" and "symbols" not in value else ()
+        for missing in sorted({*needed, *symbol} - passes(effect)):
+            message = f"the request does not pass on `{missing}`"
+            yield Finding(
+                "missing_field", message, (resource, name), f"write {{from: {missing}}} where it belongs"
+            )
     yield from _rule_findings(value, ())
     yield from _duration_findings(value)
     yield from _url_findings(value)

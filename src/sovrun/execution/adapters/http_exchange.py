@@ -36,6 +36,15 @@ _UNKNOWN_STATUSES: Final[Mapping[int, str]] = {
 }
 """Client errors that do not say that nothing happened, unless the mapping's `errors` do."""
 
+_HARMLESS: Final[Mapping[str, tuple[Any, ...]]] = {
+    "type": ("limit",),
+    "price": (),
+    "timeInForce": ("gtc",),
+    "capital": (),
+    "parameters": ({},),
+}
+"""What a request may leave out: members of a command, and their values that say nothing more than their absence."""
+
 Wanted = Callable[[str, "str | None"], bool]
 """Whether a record is looked for, by the provider's id and ours."""
 Told = TypeVar("Told", Deployment, Order)
@@ -201,6 +210,9 @@ class Exchange:
 
         Raises: OutcomeUnknown, NotReached.
         """
+        lost = _lost(effect, scope)
+        if lost is not None:
+            return lost
         try:
             answer = await self.wire.ask(effect.request, scope, budget)
         except UnfitError as error:
@@ -271,6 +283,17 @@ class Exchange:
             return Done(ended(before, after))
         # it may have ended by itself just before
         return answer if after is None else judged(ended(before, after)) or answer
+
+
+def _lost(effect: Effect, scope: Scope) -> Rejected | None:
+    """Refuse what a command says beyond the defaults and the request would leave out."""
+    for name, harmless in _HARMLESS.items():
+        value = scope.get(name)
+        if name not in effect.passes and value is not None and value not in harmless:
+            return Rejected(
+                "not_supported", f"the mapping does not pass on {name}, which is {str(value)[:80]}"
+            )
+    return None
 
 
 def only(found: list[Told]) -> Told | None:

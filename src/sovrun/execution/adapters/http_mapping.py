@@ -6,16 +6,18 @@ Must not touch: the text of the file and its mistakes (`http_document`), connect
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sovrun.core.spec.units import duration_us
-from sovrun.execution.adapters.http_values import Numbers, Pointer, pointer
+from sovrun.execution.adapters.http_values import Numbers, Pointer, pointer, referred
 
 Pick = Mapping[str, Any]
 """`at` or `const`, with `map`, `otherwise` and `after`."""
 
+_BRACES: Final = re.compile(r"\{([^{}]*)\}")
 ANSWER_DEFAULT: Final = "10s"
 CONNECT_DEFAULT: Final = "5s"
 
@@ -53,9 +55,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """A request that has an effect; `record` is where its answer holds the resource, None when it does not."""
+    """A request that has an effect.
+
+    Args:
+        passes: names that the request refers to; what a command says under others would be lost.
+        record: where its answer holds the resource, None when it does not.
+    """
 
     request: Request
+    passes: frozenset[str]
     record: Pointer | None
     errors: tuple[ErrorRule, ...]
 
@@ -230,7 +238,14 @@ def _request(value: Mapping[str, Any], answer_us: int) -> Request:
 
 def _effect(value: Mapping[str, Any], answer_us: int) -> Effect:
     record = value.get("record")
-    return Effect(_request(value, answer_us), None if record is None else pointer(record), _errors(value))
+    at = None if record is None else pointer(record)
+    return Effect(_request(value, answer_us), passes(value), at, _errors(value))
+
+
+def passes(value: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names that a request of a mapping refers to."""
+    templates = [value.get("body"), value.get("query", {}), value.get("headers", {})]
+    return frozenset({*_BRACES.findall(value["path"]), *referred(templates)})
 
 
 def _read(value: Mapping[str, Any], answer_us: int) -> Read:

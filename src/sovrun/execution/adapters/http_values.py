@@ -72,6 +72,19 @@ class Numbers:
             )
 
 
+def referred(template: Any) -> Iterator[str]:
+    """Yield the names that a template refers to, without their members."""
+    if isinstance(template, list):
+        for item in template:
+            yield from referred(item)
+    elif isinstance(template, Mapping) and "literal" not in template:
+        if "from" in template:
+            yield str(template["from"]).partition(".")[0]
+            return
+        for item in template.values():
+            yield from referred(item)
+
+
 def pointer(text: str) -> Pointer:
     """Return the parts of a JSON Pointer (RFC 6901)."""
     return tuple(part.replace("~1", "/").replace("~0", "~") for part in text.split("/")[1:])
@@ -204,7 +217,7 @@ def decimal_of(value: Any, what: str, numbers: Numbers) -> Decimal:
     exact = Decimal(value)
     if not exact.is_finite() or (exact and abs(exact.adjusted()) > _EXPONENT_MAX):
         bad_answer(f"{str(value)[:80]} cannot be the {what}")
-    return numbers.told(exact)
+    return Decimal(decimal_text(numbers.told(exact)))
 
 
 def plain(value: Any) -> Any:

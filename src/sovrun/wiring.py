@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,8 @@ from sovrun.engine.worker import Worker
 from sovrun.ports import Code, Executor
 from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.in_process import InProcessExecutor
+from sovrun.sandbox.network import AllowedEndpoint, parse_allowed
+from sovrun.sandbox.settings import SandboxSettings
 from sovrun.store.memory import MemoryStore
 from sovrun.store.protocol import Store, Submitted
 from sovrun.stores.files import FileStore, ScratchFiles
@@ -42,6 +44,8 @@ from sovrun.stores.sqlite.store import SqliteStore
 
 STORE_VARIABLE: Final = "SOVRUN_STORE"
 ISOLATIONS: Final = ("sandbox", "in-process")
+ALLOW_ENDPOINTS: Final = "SOVRUN_ALLOW_ENDPOINTS"
+"""Environment variable: entries of the operator's list of endpoints, between spaces."""
 DOCUMENT_BYTES_MAX: Final = 33 << 20
 """More than any document may have; the parser names the limit of each form."""
 FREE_MIN: Final = 64 << 20
@@ -175,24 +179,36 @@ def _file_store(address: StoreAddress) -> Iterator[FileStore]:
         yield FileStore(Path(scratch))
 
 
-async def open_executor(isolation: str, slots: int, spool: Path) -> Executor:
-    """Return the executor of an isolation. Raises: IsolationUnavailable, InvalidSetting."""
+def allowed_endpoints(told: Sequence[str] = ()) -> tuple[AllowedEndpoint, ...]:
+    """Return the operator's list: what a command was told, then $SOVRUN_ALLOW_ENDPOINTS. Raises: InvalidSetting."""
+    return tuple(map(parse_allowed, [*told, *os.environ.get(ALLOW_ENDPOINTS, "").split()]))
+
+
+async def open_executor(isolation: str, slots: int, spool: Path, allow: Sequence[str] = ()) -> Executor:
+    """Return the executor of an isolation. Raises: IsolationUnavailable, InvalidSetting.
+
+    Args:
+        allow: the operator's list of endpoints, as texts.
+    """
+    endpoints = allowed_endpoints(allow)
     if isolation == "sandbox":
-        return await SandboxExecutor.open(spool)
+        return await SandboxExecutor.open(spool, SandboxSettings(endpoints=endpoints))
     if isolation == "in-process":
         return InProcessExecutor(spool=spool, slots=slots)
     raise InvalidSetting(f"{isolation!r} is no isolation", hint=f"use {' or '.join(ISOLATIONS)}")
 
 
 @asynccontextmanager
-async def open_engine(address: StoreAddress, *, isolation: str, slots: int) -> AsyncIterator[Opened]:
-    """Open a store for writing and set an engine to work on it.
+async def open_engine(
+    address: StoreAddress, *, isolation: str, slots: int, allow: Sequence[str] = ()
+) -> AsyncIterator[Opened]:
+    """Open a store for writing and set an engine to work on it; `allow` is the operator's list of endpoints.
 
     Raises: StoreOwned, StoreUnavailable, StoreVersion, IsolationUnavailable, InvalidSetting.
     """
     clock = SystemClock()
     with _file_store(address) as files:
-        executor = await open_executor(isolation, slots, files.spool)
+        executor = await open_executor(isolation, slots, files.spool, allow)
         try:
             store: Store = (
                 MemoryStore(clock) if address.path is None else SqliteStore.open_owner(address.path, clock)
@@ -255,18 +271,24 @@ def is_served(address: StoreAddress) -> bool:
 
 @asynccontextmanager
 async def open_worker(
-    address: StoreAddress, *, isolation: str, slots: int, name: str | None = None
+    address: StoreAddress,
+    *,
+    isolation: str,
+    slots: int,
+    name: str | None = None,
+    allow: Sequence[str] = (),
 ) -> AsyncIterator[Worker]:
     """Return a worker for a store that a server owns. Raises: InvalidSetting, IsolationUnavailable.
 
     Args:
         name: of this life of the worker, by which its server knows that it is over; None makes one up.
+        allow: the operator's list of endpoints.
     """
     path = _path_of(address)
     files = files_of(path)
     # With one slot, in-process steps would run on the very thread that is to show that the worker is alive.
     threads = max(2, slots) if isolation == "in-process" else slots
-    executor = await open_executor(isolation, threads, files.spool)
+    executor = await open_executor(isolation, threads, files.spool, allow)
     store = RemoteStore(socket_of(path))
     called = WorkerId(name or f"{worker_name()}/{SystemIdentity().fresh()}")
     try:

@@ -52,6 +52,17 @@ Isolation = Annotated[
     ),
 ]
 
+AllowEndpoint = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-endpoint",
+        metavar="E",
+        help="An endpoint that steps may reach when they declare it: [TENANT/]HOST:PORT[=ADDRESS]; also "
+        "$SOVRUN_ALLOW_ENDPOINTS.",
+        show_default=False,
+    ),
+]
+
 
 def tenant_of(text: str) -> Tenant:
     """Return a tenant's name. Raises: InvalidIdentifier."""

@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from sovrun.cli.options import (
+    AllowEndpoint,
     AsJson,
     DagFile,
     Isolation,
@@ -67,6 +68,7 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
     workers: Workers = 2,
     store: StoreUrl = None,
     isolation: Isolation = "sandbox",
+    allow_endpoint: AllowEndpoint = None,
     tenant: TenantName = "default",
     key: Annotated[
         str | None,
@@ -99,7 +101,7 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
         run_key = RunKey(fresh=SystemIdentity().fresh()) if caller is None else RunKey(caller=caller)
         return RunRequest(dag, given, run_key, local_actor(), isolation, note, priority)
 
-    order = _Order(address, whose, isolation, workers, save, as_json, request_of)
+    order = _Order(address, whose, isolation, workers, save, as_json, request_of, allow_endpoint or [])
 
     async def job() -> Exit:
         try:
@@ -123,11 +125,14 @@ class _Order:
     save: Path | None
     as_json: bool
     request_of: Callable[[Opened | Submitting], RunRequest]
+    allow: list[str]
 
 
 async def _run_here(order: _Order) -> Exit:
     """Execute the run in this process. Raises: StoreOwned when another has the store."""
-    async with open_engine(order.address, isolation=order.isolation, slots=order.workers) as opened:
+    async with open_engine(
+        order.address, isolation=order.isolation, slots=order.workers, allow=order.allow
+    ) as opened:
         request = order.request_of(opened)
         await opened.engine.register(request.dag, request.actor)
         submitted = await opened.engine.submit(request)
@@ -141,6 +146,10 @@ async def _run_beside(order: _Order) -> Exit:
     """Give the run to the server that owns the store, and follow it."""
     async with open_submitting(order.address) as opened:
         submitted = await opened.submit(order.request_of(opened))
+        if order.allow:
+            err.print(
+                "[dim]a server executes the run; what it was started with says which endpoints count[/]"
+            )
         if not order.as_json:
             announce(opened, order.address, submitted.run, created=submitted.created)
         record = await followed(opened.store, order.tenant, submitted.run, quiet=order.as_json)
@@ -152,13 +161,16 @@ def resume(
     workers: Workers = 2,
     store: StoreUrl = None,
     isolation: Isolation = "sandbox",
+    allow_endpoint: AllowEndpoint = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with every run that was interrupted, until each is over or left waiting."""
     address = StoreAddress.parse(store)
 
     async def job() -> Exit:
-        async with open_engine(address, isolation=isolation, slots=workers) as opened:
+        async with open_engine(
+            address, isolation=isolation, slots=workers, allow=allow_endpoint or ()
+        ) as opened:
             waiting = await opened.store.unfinished()
             if not as_json:
                 err.print(

@@ -12,7 +12,16 @@ from typing import Annotated, Final
 import typer
 from rich.markup import escape
 
-from sovrun.cli.options import AsJson, DagFile, Isolation, StoreUrl, TenantName, inputs_of, tenant_of
+from sovrun.cli.options import (
+    AllowEndpoint,
+    AsJson,
+    DagFile,
+    Isolation,
+    StoreUrl,
+    TenantName,
+    inputs_of,
+    tenant_of,
+)
 from sovrun.cli.output import STYLE, Exit, complete, err, exit_of_run, out, print_json
 from sovrun.cli.runs import find_run
 from sovrun.core.errors import InvalidSetting
@@ -26,6 +35,7 @@ from sovrun.wiring import (
     ISOLATIONS,
     StoreAddress,
     SystemIdentity,
+    allowed_endpoints,
     local_actor,
     open_reader,
     open_submitting,
@@ -39,6 +49,7 @@ def up(
     *,
     store: StoreUrl = None,
     isolation: Isolation = "sandbox",
+    allow_endpoint: AllowEndpoint = None,
     workers: Annotated[
         int, typer.Option("--workers", min=1, max=256, metavar="N", help="Worker processes.")
     ] = 1,
@@ -56,6 +67,8 @@ def up(
         raise InvalidSetting(f"{isolation!r} is no isolation", hint=f"use {' or '.join(ISOLATIONS)}")
     options = ["--store", str(address), "--isolation", isolation, "--workers", str(workers)]
     options += ["--slots", str(slots), "--grace", str(grace)]
+    allowed_endpoints(allow_endpoint or ())  # refused here, not by each worker
+    options += [word for endpoint in allow_endpoint or () for word in ("--allow-endpoint", endpoint)]
     os.execv(sys.executable, [sys.executable, "-m", "sovrun.service", *options])  # noqa: S606 -- our own module
 
 
@@ -63,6 +76,7 @@ def worker(
     *,
     store: StoreUrl = None,
     isolation: Isolation = "sandbox",
+    allow_endpoint: AllowEndpoint = None,
     slots: Annotated[
         int, typer.Option("--slots", min=1, max=1_024, metavar="N", help="Steps at a time.")
     ] = 2,
@@ -74,7 +88,8 @@ def worker(
     address = StoreAddress.parse(store)
 
     async def job() -> None:
-        async with open_worker(address, isolation=isolation, slots=slots, name=name) as working:
+        opened = open_worker(address, isolation=isolation, slots=slots, name=name, allow=allow_endpoint or ())
+        async with opened as working:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, working.stop)

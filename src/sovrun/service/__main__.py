@@ -19,10 +19,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--grace", type=float, required=True)
+    parser.add_argument("--allow-endpoint", action="append", default=[])
     told = parser.parse_args()
     try:
         address = StoreAddress.parse(told.store)
-        asyncio.run(up(UpSettings(address, told.isolation, told.workers, told.slots, told.grace)))
+        allow = tuple(told.allow_endpoint)
+        asyncio.run(up(UpSettings(address, told.isolation, told.workers, told.slots, told.grace, allow)))
     except SovrunError as error:
         sys.stderr.write(f"error [{error.code}] {error.detail}\n")
         if error.hint:

@@ -38,6 +38,7 @@ class UpSettings:
     Args:
         workers: worker processes; slots: steps at a time in each.
         grace_seconds: how long steps may go on after the server was told to stop.
+        allow: the operator's list of endpoints.
     """
 
     address: StoreAddress
@@ -45,6 +46,7 @@ class UpSettings:
     workers: int
     slots: int
     grace_seconds: float
+    allow: tuple[str, ...] = ()
 
 
 async def up(settings: UpSettings) -> None:
@@ -92,6 +94,7 @@ async def _keep_worker(settings: UpSettings, hub: Hub) -> None:
         command = [
             *(sys.executable, "-m", "sovrun", "worker", "--store", str(settings.address), "--name", name),
             *("--isolation", settings.isolation, "--slots", str(settings.slots)),
+            *(word for endpoint in settings.allow for word in ("--allow-endpoint", endpoint)),
         ]
         try:
             process = await asyncio.create_subprocess_exec(

@@ -4,16 +4,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FOREIGN := .foreign
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 STORE := .sovrun/sovrun.db
 REPORT := .sovrun/evidence
 
-LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-emit-index-url --no-emit-find-links --extra examples pyproject.toml
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links
+LOCK := $(COMPILE) --extra examples pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock clean setup sandbox
+.PHONY: help run test lint format lock clean setup sandbox foreign
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -26,7 +28,7 @@ run: setup sandbox ## run the example: evidence about this Python environment, i
 	@echo "The report is $(CURDIR)/$(REPORT)/report/report.html"
 	@echo "For sovrun as a command, as printed above: . $(BIN)/activate"
 
-test: lint sandbox ## check everything: formatting, types, layers, tests
+test: lint sandbox foreign ## check everything: formatting, types, layers, tests
 	@$(BIN)/pytest -n auto
 
 lint: setup ## check the code without running it
@@ -42,9 +44,10 @@ format: setup ## put the code into its one form
 lock: setup ## renew the lock files in requirements/
 	@$(LOCK) -o requirements/runtime.lock
 	@$(LOCK) requirements/dev.in -o requirements/dev.lock
+	@$(COMPILE) requirements/foreign.in -o requirements/foreign.lock
 
 clean: ## remove what can be made again; runs and reports in .sovrun stay
-	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(FOREIGN) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: $(VENV)/.installed
@@ -62,6 +65,15 @@ $(VENV)/.created:
 		echo "Sovrun needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(call apt_install,python3-venv)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+foreign: $(FOREIGN)/.installed
+
+# Servers that are not ours, for tests; apart, so that nothing of theirs is ever beside our own.
+$(FOREIGN)/.installed: requirements/foreign.lock | $(VENV)/.created
+	@echo "Installing what requirements/foreign.lock names"
+	@$(PYTHON) -m venv --clear $(FOREIGN)
+	@$(FOREIGN)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement $<
 	@touch $@
 
 sandbox:

@@ -11,10 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from support.order_server import FOREIGN_ORDERS
 from support.paper import paper_provider
 from support.providers import Calls, Entry, Provider
+from support.supervisord import SUPERVISOR
 
-ADAPTERS: tuple[Entry, ...] = (Entry("paper", paper_provider, frozenset({"order", "deployment"})),)
+ADAPTERS: tuple[Entry, ...] = (
+    Entry("paper", paper_provider, frozenset({"order", "deployment"})),
+    SUPERVISOR,
+    FOREIGN_ORDERS,
+)
 
 RESOURCE_OF = {"exchange": "order", "host": "deployment", "provider": None}
 

@@ -239,7 +239,9 @@ class Groups:
     def kinds(self) -> dict[str, str]:
         """Return of each purpose `v1`, `v2` or why there is none."""
         return {
-            purpose: f"v{self._bases[purpose][0]}" if purpose in self._bases else self._refusals.get(purpose, "switched off")
+            purpose: f"v{self._bases[purpose][0]}"
+            if purpose in self._bases
+            else self._refusals.get(purpose, "switched off")
             for purpose in PURPOSES
         }
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Final
@@ -25,6 +25,7 @@ from sovrun.core.errors import IsolationUnavailable
 from sovrun.core.ids import Digest
 from sovrun.core.network import Connection
 from sovrun.core.spec.model import SECOND_US, Resources
+from sovrun.core.walls import Walls
 from sovrun.ports import Failed, MadeFile, Succeeded, Task, Usage
 from sovrun.sandbox import wire
 from sovrun.sandbox.environment import environment_digest
@@ -92,6 +93,7 @@ def request_of(task: Task, routes: Sequence[Route] = ()) -> dict[str, Any]:
         "log": task.log,
         "wall_us": task.resources.wall_us,
         "files_max": task.resources.files,
+        "memory_hard": task.resources.memory_hard,
         "network": [route.wire() for route in routes],
         "trusted": trusted_folders() if routes else [],
     }
@@ -103,10 +105,11 @@ def outcome_of(head: Mapping[str, Any], output: bytes, log: bytes) -> Succeeded 
     usage = Usage(cpu_us=cpu_us, wall_us=wall_us, memory=memory)
     connections = tuple(Connection(*entry) for entry in head["connections"])
     told = head["failure"]
+    walls = Walls(**head["walls"]) if head["walls"]["filter"] else None
     if told is None:
         made = tuple(MadeFile(Digest(digest), size, Path(path)) for digest, size, path in head["made"])
-        return Succeeded(output=output, made=made, log=log, usage=usage, connections=connections)
-    return failed_of(told, log, usage, connections)
+        return Succeeded(output=output, made=made, log=log, usage=usage, connections=connections, walls=walls)
+    return replace(failed_of(told, log, usage, connections), walls=walls)
 
 
 def failed_of(

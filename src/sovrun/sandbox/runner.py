@@ -5,7 +5,7 @@ Must not touch: anything but the standard library and the few modules of Sovrun 
 module of the step is importable, so that nothing of the step takes part in sealing or attesting.
 """
 
-# ruff: noqa: PTH112 -- pathlib costs the start of every step 8 ms
+# ruff: noqa: PTH112, PTH208 -- pathlib costs the start of every step 8 ms
 from __future__ import annotations
 
 import _sitebuiltins
@@ -61,7 +61,10 @@ def _answer(task: Mapping[str, Any], arguments: bytes) -> None:
     except values.NotJson as error:
         head, output = verdicts.failure("output_not_json", f"the returned value: {error}", say="failed"), b""
     except BaseException as error:  # noqa: BLE001 -- whatever the step raises, SystemExit too, is its answer
-        head, output = {"say": "failed", **verdicts.failure_of(error, exchange.CODE)}, b""
+        head, output = (
+            {"say": "failed", **verdicts.failure_of(error, exchange.CODE, _is_full_of_processes)},
+            b"",
+        )
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -71,6 +74,14 @@ def _answer(task: Mapping[str, Any], arguments: bytes) -> None:
 
 
 def _find_distributions(site: Mapping[str, Any]) -> None:
+def _is_full_of_processes() -> bool:
+    """Return whether this sandbox has as many processes and threads as it may."""
+    import resource  # noqa: PLC0415 -- only what failed asks
+
+    running = sum(len(os.listdir(f"/proc/{pid}/task")) for pid in os.listdir("/proc") if pid.isdigit())
+    return running >= resource.getrlimit(resource.RLIMIT_NPROC)[0]
+
+
     """Do what the start of the interpreter left out (`-S`): the installed distributions become importable.
 
     Args:

@@ -21,6 +21,10 @@ from sovrun.sandbox.filters import own_filter
 from sovrun.sandbox.verdicts import failure
 
 BODY_MAX: Final = 1 << 30
+NO_FILTER: Final = (
+    "there is no filter of system calls for this machine. Use an x86_64 or aarch64 machine, or add its architecture to "
+    "tools/assemble_filters.py"
+)
 
 
 class Supervisor:
@@ -40,6 +44,11 @@ class Supervisor:
         found = own_filter(memory_is_counted=self.groups.memory_is_counted)
         self.filter = "" if found is None else str(found.path)
         self.landlock = landlock.version()
+        self._walls = {
+            "filter": "" if found is None else found.digest,
+            "landlock": self.landlock,
+            "memory": "hard" if self.groups.memory_is_counted else "best-effort",
+        }
         self.handshake_s = configuration["handshake_us"] / SECOND_US
         self._uids = range(
             configuration["uid_first"], configuration["uid_first"] + configuration["uid_count"]
@@ -103,7 +112,7 @@ class Supervisor:
         """Take an attempt's reply; nothing of it is left."""
         del self._attempts[attempt.ident]
         self._uids_taken.discard(attempt.uid or 0)
-        self._send(head, *parts)
+        self._send({**head, "walls": self._walls}, *parts)
 
     # --- the engine ---------------------------------------------------------------------------------------------------
 
@@ -125,17 +134,19 @@ class Supervisor:
         attempt = Attempt(self, head["id"], head["task"], arguments, uid)
         self._attempts[attempt.ident] = attempt
         try:
-            attempt.start()
+            if head["task"]["memory_hard"] and not self.groups.memory_is_counted:
+                self._refuse(attempt, "memory_not_hard", f"memory: {self.groups.kinds()['memory']}")
+            elif not self.filter:
+                self._refuse(attempt, "sandbox_error", NO_FILTER)
+            else:
+                attempt.start()
         except OSError as error:
-            verdict = failure(
-                "sandbox_error", f"this machine has no room for another sandbox: {error.strerror}"
-            )
-            self.done(
-                attempt,
-                {"id": attempt.ident, "failure": verdict, "made": [], "usage": [0, 0, 0], "connections": []},
-                b"",
-                b"",
-            )
+            text = f"this machine has no room for another sandbox: {error.strerror or error}"
+            self._refuse(attempt, "sandbox_error", text)
+
+    def _refuse(self, attempt: Attempt, reason: str, message: str) -> None:
+        head = {"id": attempt.ident, "failure": failure(reason, message), "made": [], "connections": []}
+        self.done(attempt, {**head, "usage": [0, 0, 0]}, b"", b"")
 
     def _free_uid(self) -> int:
         uid = next(uid for uid in self._uids if uid not in self._uids_taken)

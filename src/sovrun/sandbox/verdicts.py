@@ -11,6 +11,7 @@ from sovrun.step import DoNotRetry
 
 TYPE_CHECKING = False  # importing what follows would slow the start of every step
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final
 
 MESSAGE_MAX: Final = 4 << 10
@@ -26,6 +27,8 @@ FROM_INSIDE: Final = frozenset(
         "output_too_large",
         "memory_limit",
         "disk_limit",
+        "process_limit",
+        "open_files_limit",
     }
 )
 """The reasons that the inside of a sandbox may give; whatever else it says is not believed."""
@@ -43,12 +46,26 @@ def failure(reason: str, message: str, **more: Any) -> dict[str, Any]:
     return {"reason": reason, "message": cut(message, MESSAGE_MAX), **more}
 
 
-def failure_of(error: BaseException, code: str) -> dict[str, Any]:
+def _nothing() -> bool:
+    return False
+
+
+def _is_refused_process(error: BaseException) -> bool:
+    # What fork and the start of a thread raise when the kernel answers EAGAIN; both are raised for other reasons, too.
+    return isinstance(error, BlockingIOError) or (
+        isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+    )
+
+
+def failure_of(
+    error: BaseException, code: str, out_of_processes: Callable[[], bool] = _nothing
+) -> dict[str, Any]:
     """Return what became of a step whose function raised.
 
     Args:
         code: path of the code directory; only frames below it are shown, by their path within it. Empty for a
             plain callable: then all frames but the caller's are.
+        out_of_processes: says whether the step has as many processes as it may.
     """
     name = type(error).__name__
     if isinstance(error, StepNotFound):
@@ -57,6 +74,16 @@ def failure_of(error: BaseException, code: str) -> dict[str, Any]:
         return failure("memory_limit", "the step ran out of memory (resources.memory)", error=name)
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return failure("disk_limit", "the step ran out of disk space (resources.disk)", error=name)
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return failure(
+            "open_files_limit", "the step had too many files open (resources.openFiles)", error=name
+        )
+    if _is_refused_process(error) and out_of_processes():
+        return failure(
+            "process_limit",
+            "the step asked for too many processes or threads (resources.processes)",
+            error=name,
+        )
     reason = "do_not_retry" if isinstance(error, DoNotRetry) else "step_raised"
     text = _message(error)
     return failure(

@@ -90,6 +90,7 @@ class Resources:
         processes, open_files: counts within the sandbox.
         disk: bytes of the work directory; files: its number of files and directories.
         log: bytes of standard output and standard error together; output: bytes of the returned value.
+        memory_hard: the step is refused where its memory could only be limited as well as that goes.
     """
 
     memory: int = 512 * MEBIBYTE
@@ -101,6 +102,7 @@ class Resources:
     files: int = 16_384
     log: int = 8 * MEBIBYTE
     output: int = 16 * MEBIBYTE
+    memory_hard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

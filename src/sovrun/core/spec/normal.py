@@ -50,6 +50,10 @@ def _same(value: Any) -> Any:
 
 
 _RETRY_WRITTEN: Final[_Fields] = (
+def _is_hard(value: Any) -> bool:
+    return bool(value == "hard")
+
+
     ("maxAttempts", "max_attempts", int), ("maxFailures", "max_failures", int), ("base", "base_us", duration_us),
     ("cap", "cap_us", duration_us), ("jitter", "jitter", bool), ("retryOn", "retry_on", _names),
 )  # fmt: skip
@@ -58,6 +62,7 @@ _RESOURCES_WRITTEN: Final[_Fields] = (
     ("processes", "processes", int), ("openFiles", "open_files", int), ("disk", "disk", size_bytes),
     ("files", "files", int), ("log", "log", size_bytes), ("output", "output", size_bytes),
 )  # fmt: skip
+    ("memoryLimit", "memory_hard", _is_hard),
 _RETRY_NORMAL: Final[_Fields] = (
     ("maxAttempts", "max_attempts", _same), ("maxFailures", "max_failures", _same), ("baseUs", "base_us", _same),
     ("capUs", "cap_us", _same), ("jitter", "jitter", _same), ("retryOn", "retry_on", _listed),
@@ -210,6 +215,10 @@ def _normal_step(
         "id": step.id,
         "description": step.description,
         step.kind.value: _normal_entry(step.entry),
+        if (
+            step.resources.memory_hard
+        ):  # its absence must not move the digests of versions that are older than it
+            limits["memoryLimit"] = "hard"
         "needs": list(step.needs),
         "with": {name: normal_of(template) for name, template in step.arguments.items()},
         "outputs": step.outputs,
@@ -303,7 +312,7 @@ class _Reader:
         return self._retries[key]
 
     def _limits(self, form: Mapping[str, Any]) -> Resources:
-        key = tuple([form[name] for name, _, _ in _RESOURCES_NORMAL])
+        key = (*[form[name] for name, _, _ in _RESOURCES_NORMAL], _is_hard(form.get("memoryLimit")))
         if key not in self._resources:
             self._resources[key] = Resources(*key)
         return self._resources[key]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 
+from sovrun.core.canonical import canonical
 from sovrun.core.commands.model import CreateDeployment, PlaceOrder
+from sovrun.core.ids import Actor, Tenant
 from sovrun.execution.adapters.paper import open_adapter
 from sovrun.execution.adapters.paper_account import DEPLOYMENT_STATUSES, ORDER_STATUSES
+from sovrun.execution.port import Call, ExecutionAdapter
 from support.ledgers import FaultyLedger
 from support.providers import Provider
 
@@ -42,3 +46,30 @@ async def paper_provider(_: Path) -> AsyncIterator[Provider]:
         unknown_artifact="unheard-of",
     )
     await adapter.close()
+
+
+async def views(adapter: ExecutionAdapter, tenant: Tenant) -> bytes:
+    """Return all that can be read of an account, as canonical bytes."""
+    call = Call(tenant, Actor("local:reader"))
+    portfolio = await adapter.portfolio(call)
+    orders = [asdict(order) for order in await adapter.list_orders(call)]
+    deployments = [asdict(deployment) for deployment in await adapter.list_deployments(call)]
+    told = {
+        "cash": portfolio.cash,
+        "positions": portfolio.positions,
+        "orders": orders,
+        "deployments": deployments,
+    }
+    return canonical(_texts(told))
+
+
+def _texts(value: object) -> object:
+    match value:
+        case Decimal():
+            return str(value)
+        case Mapping():
+            return {name: _texts(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_texts(one) for one in value]
+        case _:
+            return value if value is None or isinstance(value, int) else str(value)

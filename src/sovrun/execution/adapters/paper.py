@@ -160,6 +160,8 @@ class PaperAdapter:
         """Carry out an effect. Only while an entry is being written can its outcome become unknown."""
         if call.mode not in self.capabilities.modes:
             return Rejected("mode_not_allowed", f"{self.name} is for {MODE}, not for {call.mode}")
+        if call.client_id is None:
+            raise ValueError("an effect has a client id")
         writing = _Writing()
         try:
             async with asyncio.timeout(call.timeout_us / 1_000_000), self._turns[call.tenant]:

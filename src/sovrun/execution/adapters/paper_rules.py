@@ -39,7 +39,7 @@ def opening(settings: PaperSettings) -> Entry:
 
 def place(account: Account, settings: PaperSettings, call: Call, asked: PlaceOrder) -> Decision:
     """Decide on an order; when it is taken, its entry says what was filled at once."""
-    client_id = _client_id(call)
+    client_id = str(call.client_id)
     if (known := account.order_by_client.get(client_id)) is not None:
         return Done(known.told()) if known.asked == asked else _another(client_id)
     if not _is_order(asked):
@@ -113,7 +113,7 @@ def cancel(account: Account, call: Call, asked: CancelOrder) -> Decision:
         return Rejected("not_found", f"there is no order {asked.order}")
     if record.rests:
         return Entry(
-            "order.cancelled", {"order": record.id, "clientId": _client_id(call), "actor": call.actor}
+            "order.cancelled", {"order": record.id, "clientId": str(call.client_id), "actor": call.actor}
         )
     return _ended(record)
 
@@ -126,7 +126,7 @@ def _ended(record: OrderRecord) -> Decision:
 
 def create(account: Account, settings: PaperSettings, call: Call, asked: CreateDeployment) -> Decision:
     """Decide on a deployment."""
-    client_id = _client_id(call)
+    client_id = str(call.client_id)
     if (known := account.deployment_by_client.get(client_id)) is not None:
         return Done(known.told()) if known.asked == asked else _another(client_id)
     if settings.artifacts is not None and asked.artifact not in settings.artifacts:
@@ -163,7 +163,7 @@ def perform(account: Account, call: Call, kind: str, payload: Mapping[str, Any])
     """Decide on a pause of a deployment, or on its end."""
     if kind not in MOVES:
         return Rejected("unknown_kind", f"there is no {kind} here; known are {', '.join(MOVES)}")
-    client_id = _client_id(call)
+    client_id = str(call.client_id)
     asked = payload.get("deploymentId")
     if (known := account.performed.get((kind, client_id))) is not None:
         return Done(known) if known["deploymentId"] == asked else _another(client_id)
@@ -177,14 +177,8 @@ def perform(account: Account, call: Call, kind: str, payload: Mapping[str, Any])
 
 
 def _move(call: Call, deployment: str, status: str, kind: str | None = None) -> Entry:
-    data = {"deployment": deployment, "status": status, "clientId": _client_id(call), "actor": call.actor}
+    data = {"deployment": deployment, "status": status, "clientId": str(call.client_id), "actor": call.actor}
     return Entry("deployment.moved", data if kind is None else data | {"kind": kind})
-
-
-def _client_id(call: Call) -> str:
-    if call.client_id is None:
-        raise ValueError("an effect has a client id")
-    return call.client_id
 
 
 def _another(client_id: str) -> Rejected:

@@ -5,7 +5,7 @@ Owns: `Clock`, `Identity`, `Executor` and what passes through them. A new capabi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -48,6 +48,10 @@ class Task:
         epoch: SOURCE_DATE_EPOCH, in seconds.
         log: path of the file to which what the step prints is appended as it comes; None means nowhere.
         endpoints: what the step declares to reach outside.
+        secrets: what the step calls each of its secrets, and its reference; `secret_values` by the same names, once
+            somebody has looked them up.
+        reproducible: run it in reproducible mode.
+        verified: run it twice and compare.
     """
 
     tenant: Tenant
@@ -64,6 +68,10 @@ class Task:
     code_digest: Digest | None = None
     log: str | None = None
     endpoints: tuple[Endpoint, ...] = ()
+    secrets: tuple[tuple[str, str], ...] = ()
+    reproducible: bool = False
+    verified: bool = False
+    secret_values: Mapping[str, bytes] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +154,7 @@ class Executor(Protocol):
     environment: Digest
     """Interpreter version, platform tag and installed distributions with their hashes, as one digest."""
 
-    async def execute(self, task: Task) -> Succeeded | Failed:
+    def execute(self, task: Task) -> Awaitable[Succeeded | Failed]:
         """Run the attempt to its end and return how it ended.
 
         Cancelling the call kills the attempt with all its processes. Everything that goes wrong with the step or

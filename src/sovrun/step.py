@@ -1,6 +1,6 @@
-"""What the code of a step may use: its files, its work directory, and a way to say "do not try again".
+"""What the code of a step may use: its files, its secrets, its work directory, and a way to say "do not try again".
 
-Owns: `path_of`, `keep_file`, `keep_tree`, `work_dir`, `DoNotRetry`, and the context in which they work.
+Owns: `path_of`, `keep_file`, `keep_tree`, `work_dir`, `secret`, `secret_bytes`, `DoNotRetry`, and the context in which they work.
 Must not touch: anything but the standard library. It is imported inside the sandbox, by code that is not trusted.
 """
 
@@ -29,13 +29,19 @@ class DoNotRetry(Exception):
 
 
 class StepContext:
-    """What one attempt of a step has: where its input files lie, and its work directory, made when first asked for."""
+    """What one attempt of a step has: its input files, its secrets, and its work directory, made when first asked for."""
 
-    __slots__ = ("files", "work")
+    __slots__ = ("files", "secrets", "work")
 
-    def __init__(self, files: Mapping[Any, str | os.PathLike[str]], work: str | None = None) -> None:
+    def __init__(
+        self,
+        files: Mapping[Any, str | os.PathLike[str]],
+        work: str | None = None,
+        secrets: Mapping[str, bytes] | None = None,
+    ) -> None:
         self.files = files
         self.work = work
+        self.secrets = secrets or {}
 
     def work_dir(self) -> Path:
         """Return the attempt's own directory."""
@@ -79,6 +85,30 @@ def current() -> StepContext:
 def work_dir() -> Path:
     """Return a writable directory that belongs to this attempt alone and is gone after it."""
     return current().work_dir()
+
+
+def secret(name: str) -> str:
+    """Return the value of a secret.
+
+    It is taken out of what the step prints and of its errors; an output that holds it is refused.
+
+    Args:
+        name: what the step calls it, under `secrets` in the document.
+    Raises: LookupError when the step declares none of that name, ValueError when it is no text (use `secret_bytes`).
+    """
+    value = secret_bytes(name)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"the secret {name!r} is not UTF-8; use secret_bytes") from None
+
+
+def secret_bytes(name: str) -> bytes:
+    """Return the value of a secret, whatever its bytes are. Raises: LookupError, see `secret`."""
+    found = current().secrets.get(name)
+    if found is None:
+        raise LookupError(f"the step declares no secret {name!r}; name it under `secrets` in the document")
+    return found
 
 
 def path_of(value: Any) -> Path:

@@ -30,9 +30,11 @@ from sovrun.engine.handler import KnownDag, RunRequest, known_dag, registration_
 from sovrun.engine.replay import Recorded, Replay, recorded_run, replay
 from sovrun.engine.worker import Worker
 from sovrun.ports import Code, Executor
+from sovrun.sandbox.careful import CarefulExecutor
 from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.in_process import InProcessExecutor
 from sovrun.sandbox.network import AllowedEndpoint, parse_allowed
+from sovrun.sandbox.secrets import SecretSource, SecretSources, parse_source, require_outside
 from sovrun.sandbox.settings import SandboxSettings
 from sovrun.store.memory import MemoryStore
 from sovrun.store.protocol import Store, Submitted
@@ -44,8 +46,11 @@ from sovrun.stores.sqlite.store import SqliteStore
 
 STORE_VARIABLE: Final = "SOVRUN_STORE"
 ISOLATIONS: Final = ("sandbox", "in-process")
+DEFAULT_TENANT: Final = "default"
 ALLOW_ENDPOINTS: Final = "SOVRUN_ALLOW_ENDPOINTS"
 """Environment variable: entries of the operator's list of endpoints, between spaces."""
+SECRETS: Final = "SOVRUN_SECRETS"
+"""Environment variable: the operator's sources of secrets, between spaces."""
 DOCUMENT_BYTES_MAX: Final = 33 << 20
 """More than any document may have; the parser names the limit of each form."""
 FREE_MIN: Final = 64 << 20
@@ -154,18 +159,23 @@ class Opened:
     store: Store
     files: FileStore
     executor: Executor
+    secrets: Sequence[SecretSource] = ()
 
     def load(self, path: Path, tenant: Tenant) -> KnownDag:
         """Return the DAG of a file with its code, kept as it is now.
 
-        Raises: FileUnavailable, InvalidSpec, CodeUnavailable, StepKindUnavailable.
+        Raises: FileUnavailable, InvalidSpec, CodeUnavailable, StepKindUnavailable; InvalidSetting when a source of
+            secrets lies within the code.
         """
-        return load_dag(self.files, path, tenant)
+        return load_dag(self.files, path, tenant, self.secrets)
 
 
-def load_dag(files: FileStore, path: Path, tenant: Tenant) -> KnownDag:
+def load_dag(
+    files: FileStore, path: Path, tenant: Tenant, secrets: Sequence[SecretSource] = ()
+) -> KnownDag:
     """Return the DAG of a file with its code, kept as it is now. Raises: see `Opened.load`."""
     spec = read_document(path)
+    require_outside(secrets, path.resolve().parent, spec.code)
     code = files.take_code(path.resolve().parent, spec.code, path)
     return known_dag(tenant, spec, code.digest, str(path.resolve()))
 
@@ -184,31 +194,58 @@ def allowed_endpoints(told: Sequence[str] = ()) -> tuple[AllowedEndpoint, ...]:
     return tuple(map(parse_allowed, [*told, *os.environ.get(ALLOW_ENDPOINTS, "").split()]))
 
 
-async def open_executor(isolation: str, slots: int, spool: Path, allow: Sequence[str] = ()) -> Executor:
+def secret_sources(told: Sequence[str] = (), tenant: str = DEFAULT_TENANT) -> tuple[SecretSource, ...]:
+    """Return the operator's sources of secrets: what a command was told, then $SOVRUN_SECRETS.
+
+    Args:
+        tenant: whose a source is that names nobody.
+    Raises: InvalidSetting.
+    """
+    texts = [*told, *os.environ.get(SECRETS, "").split()]
+    sources = tuple(parse_source(text, Tenant(tenant)) for text in texts)
+    SecretSources(sources)  # refuses what reaches across tenants
+    return sources
+
+
+async def open_executor(
+    isolation: str,
+    slots: int,
+    spool: Path,
+    allow: Sequence[str] = (),
+    secrets: Sequence[SecretSource] = (),
+) -> Executor:
     """Return the executor of an isolation. Raises: IsolationUnavailable, InvalidSetting.
 
     Args:
         allow: the operator's list of endpoints, as texts.
+        secrets: where the values of secrets are looked for.
     """
     endpoints = allowed_endpoints(allow)
+    sources = SecretSources(secrets)
     if isolation == "sandbox":
-        return await SandboxExecutor.open(spool, SandboxSettings(endpoints=endpoints))
+        sandbox = await SandboxExecutor.open(spool, SandboxSettings(endpoints=endpoints))
+        return CarefulExecutor(sandbox, sources)
     if isolation == "in-process":
-        return InProcessExecutor(spool=spool, slots=slots)
+        return CarefulExecutor(InProcessExecutor(spool=spool, slots=slots), sources)
     raise InvalidSetting(f"{isolation!r} is no isolation", hint=f"use {' or '.join(ISOLATIONS)}")
 
 
 @asynccontextmanager
 async def open_engine(
-    address: StoreAddress, *, isolation: str, slots: int, allow: Sequence[str] = ()
+    address: StoreAddress,
+    *,
+    isolation: str,
+    slots: int,
+    allow: Sequence[str] = (),
+    secrets: Sequence[SecretSource] = (),
 ) -> AsyncIterator[Opened]:
-    """Open a store for writing and set an engine to work on it; `allow` is the operator's list of endpoints.
+    """Open a store for writing and set an engine to work on it; `allow`, `secrets`: see `open_executor`.
 
     Raises: StoreOwned, StoreUnavailable, StoreVersion, IsolationUnavailable, InvalidSetting.
     """
     clock = SystemClock()
     with _file_store(address) as files:
-        executor = await open_executor(isolation, slots, files.spool, allow)
+        executor = await open_executor(isolation, slots, files.spool, allow, secrets)
         try:
             store: Store = (
                 MemoryStore(clock) if address.path is None else SqliteStore.open_owner(address.path, clock)
@@ -219,7 +256,7 @@ async def open_engine(
         async with Engine(
             store, files, executor, SystemIdentity(), slots=slots, name=worker_name()
         ) as engine:
-            yield Opened(engine, store, files, executor)
+            yield Opened(engine, store, files, executor, secrets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,18 +314,19 @@ async def open_worker(
     slots: int,
     name: str | None = None,
     allow: Sequence[str] = (),
+    secrets: Sequence[SecretSource] = (),
 ) -> AsyncIterator[Worker]:
     """Return a worker for a store that a server owns. Raises: InvalidSetting, IsolationUnavailable.
 
     Args:
         name: of this life of the worker, by which its server knows that it is over; None makes one up.
-        allow: the operator's list of endpoints.
+        allow, secrets: see `open_executor`.
     """
     path = _path_of(address)
     files = files_of(path)
     # With one slot, in-process steps would run on the very thread that is to show that the worker is alive.
     threads = max(2, slots) if isolation == "in-process" else slots
-    executor = await open_executor(isolation, threads, files.spool, allow)
+    executor = await open_executor(isolation, threads, files.spool, allow, secrets)
     store = RemoteStore(socket_of(path))
     called = WorkerId(name or f"{worker_name()}/{SystemIdentity().fresh()}")
     try:

@@ -19,9 +19,7 @@ from sovrun.core.ids import Tenant, tenant
 from sovrun.engine.desk import NOTE_MAX
 from sovrun.store.protocol import INLINE_MAX
 from sovrun.stores.files import FileStore
-from sovrun.wiring import DOCUMENT_BYTES_MAX, StoreAddress, read_bounded
-
-DEFAULT_TENANT: Final = "default"
+from sovrun.wiring import DEFAULT_TENANT, DOCUMENT_BYTES_MAX, StoreAddress, read_bounded
 
 DagFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="The DAG document, YAML or JSON.", show_default=False)
@@ -59,6 +57,18 @@ AllowEndpoint = Annotated[
         metavar="E",
         help="An endpoint that steps may reach when they declare it: [TENANT/]HOST:PORT[=ADDRESS]; also "
         "$SOVRUN_ALLOW_ENDPOINTS.",
+        show_default=False,
+    ),
+]
+
+
+Secrets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--secrets",
+        metavar="SOURCE",
+        help="Where the values of secrets are: [TENANT=]env:PREFIX, [TENANT=]file:PATH or [TENANT=]dir:PATH; also "
+        "$SOVRUN_SECRETS.",
         show_default=False,
     ),
 ]

@@ -16,6 +16,7 @@ from sovrun.cli.options import (
     AsJson,
     DagFile,
     Isolation,
+    Secrets,
     StoreUrl,
     TenantName,
     Workers,
@@ -35,6 +36,7 @@ from sovrun.core.lifecycle import TERMINAL, State
 from sovrun.engine.desk import Desk
 from sovrun.engine.handler import RunRequest
 from sovrun.engine.views import is_reused, plan_of_run, run_json, step_error
+from sovrun.sandbox.secrets import SecretSource
 from sovrun.store.protocol import PRIORITY_DEFAULT, RunRecord
 from sovrun.wiring import (
     Opened,
@@ -45,6 +47,7 @@ from sovrun.wiring import (
     local_actor,
     open_engine,
     open_submitting,
+    secret_sources,
 )
 
 _NAMES_MAX: Final = 20
@@ -69,6 +72,7 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
     store: StoreUrl = None,
     isolation: Isolation = "sandbox",
     allow_endpoint: AllowEndpoint = None,
+    secrets: Secrets = None,
     tenant: TenantName = "default",
     key: Annotated[
         str | None,
@@ -101,7 +105,10 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
         run_key = RunKey(fresh=SystemIdentity().fresh()) if caller is None else RunKey(caller=caller)
         return RunRequest(dag, given, run_key, local_actor(), isolation, note, priority)
 
-    order = _Order(address, whose, isolation, workers, save, as_json, request_of, allow_endpoint or [])
+    sources = secret_sources(secrets or (), whose)
+    order = _Order(
+        address, whose, isolation, workers, save, as_json, request_of, allow_endpoint or [], sources
+    )
 
     async def job() -> Exit:
         try:
@@ -126,12 +133,17 @@ class _Order:
     as_json: bool
     request_of: Callable[[Opened | Submitting], RunRequest]
     allow: list[str]
+    secrets: tuple[SecretSource, ...]
 
 
 async def _run_here(order: _Order) -> Exit:
     """Execute the run in this process. Raises: StoreOwned when another has the store."""
     async with open_engine(
-        order.address, isolation=order.isolation, slots=order.workers, allow=order.allow
+        order.address,
+        isolation=order.isolation,
+        slots=order.workers,
+        allow=order.allow,
+        secrets=order.secrets,
     ) as opened:
         request = order.request_of(opened)
         await opened.engine.register(request.dag, request.actor)
@@ -146,9 +158,9 @@ async def _run_beside(order: _Order) -> Exit:
     """Give the run to the server that owns the store, and follow it."""
     async with open_submitting(order.address) as opened:
         submitted = await opened.submit(order.request_of(opened))
-        if order.allow:
+        if order.allow or order.secrets:
             err.print(
-                "[dim]a server executes the run; what it was started with says which endpoints count[/]"
+                "[dim]a server executes the run; what it was started with says which endpoints and secrets there are[/]"
             )
         if not order.as_json:
             announce(opened, order.address, submitted.run, created=submitted.created)
@@ -162,6 +174,7 @@ def resume(
     store: StoreUrl = None,
     isolation: Isolation = "sandbox",
     allow_endpoint: AllowEndpoint = None,
+    secrets: Secrets = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with every run that was interrupted, until each is over or left waiting."""
@@ -169,7 +182,11 @@ def resume(
 
     async def job() -> Exit:
         async with open_engine(
-            address, isolation=isolation, slots=workers, allow=allow_endpoint or ()
+            address,
+            isolation=isolation,
+            slots=workers,
+            allow=allow_endpoint or (),
+            secrets=secret_sources(secrets or ()),
         ) as opened:
             waiting = await opened.store.unfinished()
             if not as_json:

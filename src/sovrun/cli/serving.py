@@ -17,6 +17,7 @@ from sovrun.cli.options import (
     AsJson,
     DagFile,
     Isolation,
+    Secrets,
     StoreUrl,
     TenantName,
     inputs_of,
@@ -40,6 +41,7 @@ from sovrun.wiring import (
     open_reader,
     open_submitting,
     open_worker,
+    secret_sources,
 )
 
 LOOK_SECONDS: Final = 0.2
@@ -50,6 +52,7 @@ def up(
     store: StoreUrl = None,
     isolation: Isolation = "sandbox",
     allow_endpoint: AllowEndpoint = None,
+    secrets: Secrets = None,
     workers: Annotated[
         int, typer.Option("--workers", min=1, max=256, metavar="N", help="Worker processes.")
     ] = 1,
@@ -69,6 +72,7 @@ def up(
     options += ["--slots", str(slots), "--grace", str(grace)]
     allowed_endpoints(allow_endpoint or ())  # refused here, not by each worker
     options += [word for endpoint in allow_endpoint or () for word in ("--allow-endpoint", endpoint)]
+    options += [word for source in secret_sources(secrets or ()) for word in ("--secrets", str(source))]
     os.execv(sys.executable, [sys.executable, "-m", "sovrun.service", *options])  # noqa: S606 -- our own module
 
 
@@ -77,6 +81,7 @@ def worker(
     store: StoreUrl = None,
     isolation: Isolation = "sandbox",
     allow_endpoint: AllowEndpoint = None,
+    secrets: Secrets = None,
     slots: Annotated[
         int, typer.Option("--slots", min=1, max=1_024, metavar="N", help="Steps at a time.")
     ] = 2,
@@ -88,7 +93,14 @@ def worker(
     address = StoreAddress.parse(store)
 
     async def job() -> None:
-        opened = open_worker(address, isolation=isolation, slots=slots, name=name, allow=allow_endpoint or ())
+        opened = open_worker(
+            address,
+            isolation=isolation,
+            slots=slots,
+            name=name,
+            allow=allow_endpoint or (),
+            secrets=secret_sources(secrets or ()),
+        )
         async with opened as working:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):

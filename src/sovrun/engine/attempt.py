@@ -83,6 +83,9 @@ class Attempts:
             log=self._files.log(lease.tenant, lease.run, spec.id, lease.attempt),
             files=files,
             endpoints=spec.endpoints,
+            secrets=spec.secrets,
+            reproducible=spec.reproducible,
+            verified=spec.verified,
         )
 
     # --- how it ended -----------------------------------------------------------------------------------------------

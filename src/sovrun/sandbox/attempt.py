@@ -25,6 +25,7 @@ from sovrun.sandbox.ending import Ending, believable, oom_kills
 from sovrun.sandbox.exchange import WORK
 from sovrun.sandbox.hub import Hub
 from sovrun.sandbox.listeners import Listeners, hosts_file
+from sovrun.sandbox.redaction import Redaction
 from sovrun.sandbox.refusals import explain
 from sovrun.sandbox.seal import CONTROL, WRITABLE
 from sovrun.sandbox.verdicts import MESSAGE_MAX, failure
@@ -45,23 +46,23 @@ class Attempt:
         ident: the engine's number for it.
         task: as the engine sent it: `kind`, `entry`, `code`, `files`, `limits`, `epoch`, `output_max`, `log_max`, `log`,
             `wall_us`, `files_max`, `network`, `trusted`.
-        arguments: canonical JSON.
+        parts: the arguments as canonical JSON, then the values of `task["secrets"]`.
         uid: host user id to run as; None when the supervisor is an ordinary user.
     """
 
     def __init__(
-        self, hub: Hub, ident: int, task: Mapping[str, Any], arguments: bytes, uid: int | None
+        self, hub: Hub, ident: int, task: Mapping[str, Any], parts: list[bytes], uid: int | None
     ) -> None:
         self.ident = ident
         self.uid = uid
         self.deadline: float | None = None
         self._hub = hub
         self._task = task
-        self._arguments = arguments
+        self._parts = parts
         self._verdict: dict[str, Any] | None = None
         self._answer: dict[str, Any] | None = None
         self._output: bytes | None = None
-        self._log = Log(task["log_max"], task["log"])
+        self._log = Log(task["log_max"], task["log"], Redaction.of(parts[1:]))
         self._streams: dict[str, int] = {}
         self._info = b""
         self._sending = memoryview(b"")
@@ -252,8 +253,8 @@ class Attempt:
             places=self._places,
             now=self._started,
         )
-        task = {name: self._task[name] for name in ("kind", "entry", "output_max")}
-        self._send({**task, "files": sorted(self._task["files"])}, self._arguments)
+        task = {name: self._task[name] for name in ("kind", "entry", "output_max", "secrets")}
+        self._send({**task, "files": sorted(self._task["files"])}, *self._parts)
 
     def _outside_problems(self) -> list[str]:
         """Return what the host sees of the sandbox that must not be, and hold on to its work directory."""

@@ -1,6 +1,6 @@
 """How an `argv` step is handed its arguments as files, and how any entry point is found.
 
-Owns: the fixed paths inside a sandbox, `write_arguments`, `program_of`, `split_entry`, `load_function`.
+Owns: the fixed paths inside a sandbox, `write_arguments`, `write_secrets`, `program_of`, `split_entry`, `load_function`.
 Standard library only: this is also imported inside the sandbox.
 """
 
@@ -26,6 +26,7 @@ LIBRARY: Final = "/sovrun/lib"
 
 ARGUMENTS_DIR: Final = "inputs"
 OUTPUTS_DIR: Final = "outputs"
+SECRETS_DIR: Final = "secrets"
 
 
 def fixed_environment(epoch: int, *, home: str, tmp: str, python_path: str) -> dict[str, str]:
@@ -119,6 +120,16 @@ def write_arguments(
         else:
             with open(f"{folder}/{name}.json", "w", encoding="utf-8") as target:
                 target.write(smalljson.dumps(value) + "\n")
+
+
+def write_secrets(work: str, secrets: Mapping[str, bytes]) -> None:
+    """Lay out the secrets of an `argv` step as `secrets/NAME` below its work directory, which must lie in memory."""
+    if secrets:
+        os.mkdir(f"{work}/{SECRETS_DIR}", 0o700)
+    for name, value in secrets.items():
+        descriptor = os.open(f"{work}/{SECRETS_DIR}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+        with open(descriptor, "wb") as target:
+            target.write(value)
 
 
 def _file_digest(value: Any) -> str | None:

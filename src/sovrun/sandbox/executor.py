@@ -80,7 +80,7 @@ def limits_of(resources: Resources) -> dict[str, int]:
 
 
 def request_of(task: Task, routes: Sequence[Route] = ()) -> dict[str, Any]:
-    """Return a task as the supervisor takes it, with where its endpoints are; its arguments travel beside it."""
+    """Return a task as the supervisor takes it; its arguments and the values of its secrets travel beside it."""
     return {
         "kind": task.kind.value,
         "entry": task.entry,
@@ -96,6 +96,7 @@ def request_of(task: Task, routes: Sequence[Route] = ()) -> dict[str, Any]:
         "memory_hard": task.resources.memory_hard,
         "network": [route.wire() for route in routes],
         "trusted": trusted_folders() if routes else [],
+        "secrets": list(task.secret_values or ()),
     }
 
 
@@ -176,7 +177,8 @@ class SandboxExecutor:
             return failed_of(refused.told, b"", Usage())
         link = await self._running_link()
         self._serial += 1
-        return await link.run(self._serial, request_of(task, routes), task.arguments)
+        values = (task.secret_values or {}).values()
+        return await link.run(self._serial, request_of(task, routes), task.arguments, *values)
 
     async def _running_link(self) -> _Link:
         async with self._starting:
@@ -217,10 +219,10 @@ class _Link:
         reader, writer = await asyncio.open_connection(sock=ours, limit=_CHUNK)
         return cls(process, reader, writer)
 
-    async def run(self, ident: int, request: dict[str, Any], arguments: bytes) -> Succeeded | Failed:
+    async def run(self, ident: int, request: dict[str, Any], *parts: bytes) -> Succeeded | Failed:
         answer: asyncio.Future[Succeeded | Failed] = asyncio.get_running_loop().create_future()
         self._waiting[ident] = answer
-        self._write({"do": "run", "id": ident, "task": request}, arguments)
+        self._write({"do": "run", "id": ident, "task": request}, *parts)
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:

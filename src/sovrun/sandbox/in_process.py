@@ -34,7 +34,7 @@ from sovrun.sandbox.environment import environment_digest
 from sovrun.sandbox.executor import failed_of
 from sovrun.sandbox.modules import CodeModules, Stay
 from sovrun.sandbox.pool import Interrupted, ThreadPool
-from sovrun.sandbox.program import ProgramRun
+from sovrun.sandbox.program import ProgramRun, redaction_of
 from sovrun.sandbox.verdicts import failure, failure_of
 
 WALL_DEFAULT_US: Final = Resources().wall_us
@@ -103,7 +103,7 @@ class InProcessExecutor:
         if task.kind is Kind.ARGV:
             return self._run_program(task)
         capture = self._capture
-        capture.begin(task.resources.log, task.log)
+        capture.begin(task.resources.log, task.log, redaction_of(task))
         stdout, stderr = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = capture.stdout, capture.stderr
         try:
@@ -133,7 +133,7 @@ class InProcessExecutor:
         if task.kind is Kind.ARGV:
             return self._run_program(task)
         capture = Capture()
-        capture.begin(task.resources.log, task.log)
+        capture.begin(task.resources.log, task.log, redaction_of(task))
         if task.entry not in self._functions:
             stays.append(self._modules.join(_code_key(task)))
         route()
@@ -147,7 +147,7 @@ class InProcessExecutor:
     # --- a function ---------------------------------------------------------------------------------------------------
 
     def _run_function(self, task: Task, capture: Capture) -> Succeeded | Failed:
-        context = step.StepContext(task.files)
+        context = step.StepContext(task.files, secrets=task.secret_values)
         began = perf_counter_ns()
         token = step.enter(context)
         try:

@@ -11,7 +11,8 @@ import selectors
 import signal
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,8 @@ from sovrun.core.canonical import decode
 from sovrun.ports import Task, Usage
 from sovrun.sandbox.capture import STDERR, STDOUT, Log
 from sovrun.sandbox.collect import Refused, Spool, collect_outputs
-from sovrun.sandbox.exchange import fixed_environment, program_of, write_arguments
+from sovrun.sandbox.exchange import SECRETS_DIR, fixed_environment, program_of, write_arguments
+from sovrun.sandbox.redaction import Redaction
 from sovrun.sandbox.verdicts import StepNotFound, failure, failure_of
 
 _CHUNK: Final = 1 << 16
@@ -36,7 +38,7 @@ class ProgramRun:
     def __init__(self, task: Task, work: Path, spool: Spool) -> None:
         self.told: dict[str, Any] | None = None
         self.output = b""
-        self.log = Log(task.resources.log, task.log)
+        self.log = Log(task.resources.log, task.log, redaction_of(task))
         self.usage = Usage()
         self._task = task
         self._work = work
@@ -75,15 +77,17 @@ class ProgramRun:
         write_arguments(str(self._work), decode(task.arguments), task.files)
         program = program_of(task.entry[0], code)
         home = str(self._work)
-        return subprocess.Popen(  # noqa: S603 -- running the step's program is the purpose
-            [program, *task.entry[1:]],
-            cwd=home,
-            env=fixed_environment(task.epoch, home=home, tmp=home, python_path=code),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        with ExitStack() as held:
+            return subprocess.Popen(  # noqa: S603 -- running the step's program is the purpose
+                [program, *task.entry[1:]],
+                cwd=home,
+                env=fixed_environment(task.epoch, home=home, tmp=home, python_path=code),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=_show_secrets(self._work, task.secret_values or {}, held),
+            )
 
     def _watch(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         """Read what it prints until it has ended, or has gone beyond a limit."""
@@ -142,3 +146,22 @@ class ProgramRun:
             self.told = failure(refused.reason, str(refused))
         finally:
             os.close(work)
+
+
+def redaction_of(task: Task) -> Redaction | None:
+    """Return what takes a task's secrets out of what it prints."""
+    return Redaction.of(task.secret_values.values()) if task.secret_values else None
+
+
+def _show_secrets(work: Path, secrets: Mapping[str, bytes], held: ExitStack) -> list[int]:
+    """Make `secrets/NAME` for each secret: links to memory that only this program inherits, since the disk would keep it."""
+    if secrets:
+        (work / SECRETS_DIR).mkdir(mode=0o700)
+    descriptors = []
+    for name, value in secrets.items():
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+        held.callback(os.close, descriptor)
+        os.write(descriptor, value)
+        (work / SECRETS_DIR / name).symlink_to(f"/proc/self/fd/{descriptor}")
+        descriptors.append(descriptor)
+    return descriptors

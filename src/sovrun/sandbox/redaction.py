@@ -83,6 +83,12 @@ class Redaction:
         self._forms = tuple({*self._whole, *(line for value in known for line in lines_of(value))})
         self._longest = max(map(len, self._whole), default=0)
 
+    @classmethod
+    def of(cls, values: Iterable[bytes]) -> Redaction | None:
+        """Return a redaction of some values, None when there are none."""
+        known = list(values)
+        return cls(known) if known else None
+
     def __repr__(self) -> str:
         return f"Redaction({len(self._forms)} forms)"
 

@@ -33,16 +33,17 @@ def main() -> NoReturn:
     wire.send(CONTROL, {"say": "refused" if problems else "ready", "problems": problems})
     if problems:
         os._exit(EXIT_REFUSED)
-    task, [arguments] = wire.receive(CONTROL, body_max=BODY_MAX)
+    task, [arguments, *values_of_secrets] = wire.receive(CONTROL, body_max=BODY_MAX)
+    secrets = dict(zip(task["secrets"], values_of_secrets, strict=True))
     os.set_inheritable(CONTROL, False)  # noqa: FBT003 -- it takes no keyword
     os.environ["PYTHONPATH"] = (
         f"{exchange.CODE}:{exchange.LIBRARY}"  # from here on the step's modules may come first
     )
     files = {digest: f"{exchange.INPUTS}/{digest}" for digest in task["files"]}
     if task["kind"] == "argv":
-        _become_program(task["entry"], values.decode(arguments), files)
+        _become_program(task["entry"], values.decode(arguments), files, secrets)
     _find_distributions(setup["site"])
-    step.enter_process(step.StepContext(files, exchange.WORK))
+    step.enter_process(step.StepContext(files, exchange.WORK, secrets))
     _answer(task, arguments)
     os._exit(0)
 
@@ -110,11 +111,14 @@ def _call(entry: str, arguments: bytes) -> bytes:
 # --- a program --------------------------------------------------------------------------------------------------------
 
 
-def _become_program(entry: list[str], arguments: Mapping[str, Any], files: Mapping[str, str]) -> NoReturn:
+def _become_program(
+    entry: list[str], arguments: Mapping[str, Any], files: Mapping[str, str], secrets: Mapping[str, bytes]
+) -> NoReturn:
     import signal  # noqa: PLC0415 -- functions do without it
 
     try:
         exchange.write_arguments(exchange.WORK, arguments, files)
+        exchange.write_secrets(exchange.WORK, secrets)
         program = exchange.program_of(entry[0], exchange.CODE)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and an exec would hand that on
             signal.signal(number, signal.SIG_DFL)

@@ -125,13 +125,13 @@ class Supervisor:
             self._die()
         for head, parts in self._decoder.feed(data):
             if head["do"] == "run":
-                self._start(head, parts[0])
+                self._start(head, parts)
             elif head["id"] in self._attempts:
                 self._attempts[head["id"]].kill("cancelled", "the attempt was cancelled")
 
-    def _start(self, head: dict[str, Any], arguments: bytes) -> None:
+    def _start(self, head: dict[str, Any], parts: list[bytes]) -> None:
         uid = self._free_uid() if os.getuid() == 0 else None
-        attempt = Attempt(self, head["id"], head["task"], arguments, uid)
+        attempt = Attempt(self, head["id"], head["task"], parts, uid)
         self._attempts[attempt.ident] = attempt
         try:
             if head["task"]["memory_hard"] and not self.groups.memory_is_counted:

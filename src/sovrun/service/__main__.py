@@ -20,11 +20,20 @@ def main() -> None:
     parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--grace", type=float, required=True)
     parser.add_argument("--allow-endpoint", action="append", default=[])
+    parser.add_argument("--secrets", action="append", default=[])
     told = parser.parse_args()
     try:
         address = StoreAddress.parse(told.store)
-        allow = tuple(told.allow_endpoint)
-        asyncio.run(up(UpSettings(address, told.isolation, told.workers, told.slots, told.grace, allow)))
+        settings = UpSettings(
+            address,
+            told.isolation,
+            told.workers,
+            told.slots,
+            told.grace,
+            tuple(told.allow_endpoint),
+            tuple(told.secrets),
+        )
+        asyncio.run(up(settings))
     except SovrunError as error:
         sys.stderr.write(f"error [{error.code}] {error.detail}\n")
         if error.hint:

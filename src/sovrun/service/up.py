@@ -38,7 +38,7 @@ class UpSettings:
     Args:
         workers: worker processes; slots: steps at a time in each.
         grace_seconds: how long steps may go on after the server was told to stop.
-        allow: the operator's list of endpoints.
+        allow: the operator's list of endpoints; secrets: where the values of secrets are, never a value.
     """
 
     address: StoreAddress
@@ -47,6 +47,7 @@ class UpSettings:
     slots: int
     grace_seconds: float
     allow: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
 
 
 async def up(settings: UpSettings) -> None:
@@ -95,6 +96,7 @@ async def _keep_worker(settings: UpSettings, hub: Hub) -> None:
             *(sys.executable, "-m", "sovrun", "worker", "--store", str(settings.address), "--name", name),
             *("--isolation", settings.isolation, "--slots", str(settings.slots)),
             *(word for endpoint in settings.allow for word in ("--allow-endpoint", endpoint)),
+            *(word for source in settings.secrets for word in ("--secrets", source)),
         ]
         try:
             process = await asyncio.create_subprocess_exec(

@@ -170,9 +170,7 @@ class Opened:
         return load_dag(self.files, path, tenant, self.secrets)
 
 
-def load_dag(
-    files: FileStore, path: Path, tenant: Tenant, secrets: Sequence[SecretSource] = ()
-) -> KnownDag:
+def load_dag(files: FileStore, path: Path, tenant: Tenant, secrets: Sequence[SecretSource] = ()) -> KnownDag:
     """Return the DAG of a file with its code, kept as it is now. Raises: see `Opened.load`."""
     spec = read_document(path)
     require_outside(secrets, path.resolve().parent, spec.code)

@@ -105,8 +105,8 @@ def outcome_of(head: Mapping[str, Any], output: bytes, log: bytes) -> Succeeded 
     cpu_us, wall_us, memory = head["usage"]
     usage = Usage(cpu_us=cpu_us, wall_us=wall_us, memory=memory)
     connections = tuple(Connection(*entry) for entry in head["connections"])
-    told = head["failure"]
     walls = Walls(**head["walls"]) if head["walls"]["filter"] else None
+    told = head["failure"]
     if told is None:
         made = tuple(MadeFile(Digest(digest), size, Path(path)) for digest, size, path in head["made"])
         return Succeeded(output=output, made=made, log=log, usage=usage, connections=connections, walls=walls)

@@ -74,7 +74,6 @@ def _answer(task: Mapping[str, Any], arguments: bytes) -> None:
     wire.send(CONTROL, head, output)
 
 
-def _find_distributions(site: Mapping[str, Any]) -> None:
 def _is_full_of_processes() -> bool:
     """Return whether this sandbox has as many processes and threads as it may."""
     import resource  # noqa: PLC0415 -- only what failed asks
@@ -83,6 +82,7 @@ def _is_full_of_processes() -> bool:
     return running >= resource.getrlimit(resource.RLIMIT_NPROC)[0]
 
 
+def _find_distributions(site: Mapping[str, Any]) -> None:
     """Do what the start of the interpreter left out (`-S`): the installed distributions become importable.
 
     Args:

@@ -7,6 +7,7 @@ through a link. Nothing may be writing any more when this runs.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,14 +18,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+from sovrun.sandbox.beneath import open_beneath
 from sovrun.sandbox.exchange import OUTPUTS_DIR
 from sovrun.step import MADE, tree_manifest
 
 DEPTH_MAX: Final = 32
 _CHUNK: Final = 1 << 20
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+_FILE: Final = os.O_RDONLY | os.O_NONBLOCK
 
 
 class Refused(Exception):
@@ -101,7 +103,7 @@ def _open_file(parent: int, name: str, shown: str) -> tuple[int, os.stat_result]
     status = os.stat(name, dir_fd=parent, follow_symlinks=False)
     _require_plain(status, shown)
     try:
-        descriptor = os.open(name, _FILE, dir_fd=parent)
+        descriptor = open_beneath(parent, name, _FILE)
     except OSError as error:
         raise Refused(f"{shown!r} cannot be read: {error.strerror}") from None
     opened = os.fstat(descriptor)
@@ -122,10 +124,14 @@ def _require_plain(status: os.stat_result, shown: str) -> None:
 
 def _open_directory(parent: int, name: str, shown: str) -> int:
     try:
-        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+        descriptor = open_beneath(parent, name, _DIRECTORY)
     except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise Refused(f"{shown!r} lies on another file system") from None
         raise Refused(f"{shown!r} cannot be read as a directory: {error.strerror}") from None
-    if os.fstat(descriptor).st_dev != os.fstat(parent).st_dev:
+    if (
+        os.fstat(descriptor).st_dev != os.fstat(parent).st_dev
+    ):  # where the kernel could not be asked to refuse it
         os.close(descriptor)
         raise Refused(f"{shown!r} lies on another file system")
     return descriptor

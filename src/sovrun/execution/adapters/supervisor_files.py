@@ -126,7 +126,7 @@ def file_text(call: Call, group: str, order: CreateDeployment, artifact: Artifac
         lines.append(f"user={artifact.user}")
     if logs is not None:
         number = "_%(process_num)02d" if many else ""
-        lines.append(f"stdout_logfile={_expanding(str(logs))}/{group}{number}.log")
+        lines.append(f"stdout_logfile={logs}/{group}{number}.log")
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ Must not touch: deployments.
 
 from __future__ import annotations
 
+import re
 import socket
 import xmlrpc.client
 from base64 import b64encode
@@ -24,6 +25,8 @@ from sovrun.execution.port import NotReached, OutcomeUnknown
 ANSWER_MAX: Final = 64 << 20
 """Bytes of an answer; a process takes about one kibibyte."""
 _PIECE: Final = 1 << 16
+_HEAD_END: Final = b"\r\n\r\n"
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})", re.IGNORECASE)
 
 
 class FaultCode(IntEnum):
@@ -101,7 +104,7 @@ class Connection:
             try:
                 connected.settimeout(_left(deadline))
                 connected.sendall(request)
-                while piece := _received(connected, deadline):
+                while not _is_whole(answer) and (piece := _received(connected, deadline)):
                     answer += piece
                     if len(answer) > ANSWER_MAX:
                         raise OutcomeUnknown(
@@ -131,7 +134,7 @@ class Connection:
         return made
 
     def _value(self, method: str, answer: bytes) -> Any:
-        if b"\r\n\r\n" not in answer:
+        if _HEAD_END not in answer:
             raise OutcomeUnknown("connection_lost", f"{self.address} broke off before its answer to {method}")
         try:
             response = HTTPResponse(cast("socket.socket", _Received(answer)))
@@ -183,6 +186,13 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError("the deadline has passed")
     return left
+
+
+def _is_whole(answer: bytearray) -> bool:
+    # Whoever stands between may keep the connection open.
+    end = answer.find(_HEAD_END)
+    length = _LENGTH.search(answer, 0, end) if end >= 0 else None
+    return length is not None and len(answer) - end - len(_HEAD_END) >= int(length[1])
 
 
 def _received(connected: socket.socket, deadline: float) -> bytes:

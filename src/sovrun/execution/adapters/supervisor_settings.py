@@ -155,7 +155,7 @@ def supervisor_settings(name: str, settings: Mapping[str, Any]) -> SupervisorSet
         address=_address(reader, given["url"]),
         credentials=_credentials(reader, given),
         directory=directory,
-        logs=_folder(reader, given["logs"], "logs") if "logs" in given else None,
+        logs=_logs(reader, given["logs"]) if "logs" in given else None,
         modes=_modes(reader, given.get("modes", ["paper"])),
         processing_deadline_us=_duration(
             reader, given.get("processingDeadline", "30s"), "processingDeadline"
@@ -232,6 +232,15 @@ def _folder(reader: SettingsOf, value: object, where: str) -> Path:
     if not path.is_dir():
         reader.refuse(where, f"{text!r:.200} is not a directory", "make it, or name another")
     return path
+
+
+def _logs(reader: SettingsOf, value: object) -> Path:
+    folder = _folder(reader, value, "logs")
+    if "%" in str(folder):
+        reader.refuse(
+            "logs", "has a %, which supervisord expands here more than once", "name another directory"
+        )
+    return folder
 
 
 def _modes(reader: SettingsOf, value: object) -> frozenset[str]:

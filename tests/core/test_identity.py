@@ -33,7 +33,7 @@ from sovrun.core.identity import (
 from sovrun.core.ids import DagId, Digest, RunId, Tenant, run_id
 from sovrun.core.lifecycle import Cause, State
 from sovrun.core.network import Endpoint
-from sovrun.core.spec.model import Kind, Resources, Retry, StepSpec
+from sovrun.core.spec.model import CommandCall, Kind, Resources, Retry, StepSpec
 from support import dags
 from support.values import digests, texts
 
@@ -49,12 +49,18 @@ def hash_of(step: StepSpec, inputs: Digest, code: Digest) -> Digest:
 # --- steps --------------------------------------------------------------------------------------------------------------
 
 endpoints = st.builds(Endpoint, st.sampled_from(["a.test", "db"]), st.integers(1, 65_535))
+
+
+def _entry(entry: object) -> object:
+    if isinstance(entry, CommandCall):
+        return {"adapter": entry.adapter, "command": entry.kind, "mode": entry.mode}
+    return list(entry) if isinstance(entry, tuple) else entry
+
+
 entries = st.one_of(
     st.tuples(st.just(Kind.PYTHON), texts),
     st.tuples(st.just(Kind.ARGV), st.lists(texts, min_size=1, max_size=4).map(tuple)),
-    st.tuples(
-        st.just(Kind.TOOL), st.dictionaries(texts, texts | st.booleans() | st.integers(-9, 9), max_size=3)
-    ),
+    st.tuples(st.just(Kind.COMMAND), st.builds(CommandCall, texts, texts, texts)),
 )
 
 
@@ -87,7 +93,7 @@ def test_a_step_hash_is_the_digest_of_all_that_decides_the_steps_result(
     )
     body = {
         "stepKind": str(kind),
-        "entry": list(entry) if isinstance(entry, tuple) else entry,
+        "entry": _entry(entry),
         "inputs": inputs,
         "code": code,
         "endpoints": [f"{host}:{port}" for host, port in outside],

@@ -152,6 +152,12 @@ class InvalidCommand(SovrunError):
     code, title = "invalid_command", "The command is not well-formed"
 
 
+class UnknownSymbol(SovrunError):
+    """The adapter does not trade the symbol of an order."""
+
+    code, title = "unknown_symbol", "There is no such symbol"
+
+
 class IdempotencyKeyRequired(SovrunError):
     """A command that may create something was sent without a key, so that a repeat could not be told from a second one."""
 

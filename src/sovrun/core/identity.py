@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from sovrun.core.canonical import canonical, digest_of
 from sovrun.core.ids import DagId, Digest, RunId, StepId, Tenant
 from sovrun.core.lifecycle import TERMINAL, Cause, State
-from sovrun.core.spec.model import Confirmation, StepSpec, ToolWait
+from sovrun.core.spec.model import CommandCall, Confirmation, StepSpec, ToolWait
 
 
 class CodeFile(NamedTuple):
@@ -113,13 +113,15 @@ def _flags(step: StepSpec) -> list[str]:
     return ["reproducible"] * step.reproducible + ["verify-twice"] * step.verified
 
 
-def _plain(entry: tuple[str, ...] | ToolWait | Confirmation | Mapping[str, Any]) -> Any:
+def _plain(entry: tuple[str, ...] | ToolWait | Confirmation | CommandCall) -> Any:
     """Return an entry as it enters the step hash: what is done and who may do it, not how long that may take."""
     if isinstance(entry, ToolWait):
         return {"tool": entry.name}
     if isinstance(entry, Confirmation):
         return {"actor": entry.actor, "barRequester": entry.bar_requester, "role": entry.role}
-    return dict(entry) if isinstance(entry, Mapping) else list(entry)
+    if isinstance(entry, CommandCall):
+        return {"adapter": entry.adapter, "command": entry.kind, "mode": entry.mode}
+    return list(entry)
 
 
 def step_hash(prefix: str, inputs: Digest, suffix: str) -> Digest:

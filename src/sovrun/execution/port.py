@@ -166,6 +166,7 @@ class Capabilities:
         absence_is_conclusive: a client id that is not found after the deadline was certainly not executed. False where
             the provider forgets ids, so that a person must decide.
         kinds: names of further kinds of commands that `perform` knows.
+        symbols: the only ones that can be traded; None where they are not known beforehand.
     """
 
     resources: frozenset[str]
@@ -173,6 +174,7 @@ class Capabilities:
     processing_deadline_us: int
     absence_is_conclusive: bool
     kinds: frozenset[str] = frozenset()
+    symbols: frozenset[str] | None = None
 
 
 class AdapterReads(Protocol):

@@ -105,6 +105,9 @@ class JournalReads(Protocol):
     ) -> Sequence[Resource]:
         """Return what the tenant's commands made, by adapter, kind and id; only what may still change when `live`."""
 
+    async def resource(self, tenant: Tenant, adapter: str, kind: str, resource: str) -> Resource | None:
+        """Return what one of the tenant's commands made, by the provider's id, None when there is none."""
+
     async def drifts(self, tenant: Tenant, *, limit: int) -> Sequence[Drift]:
         """Return differences that were recorded, latest first."""
 

@@ -346,6 +346,10 @@ class MemoryJournal:
             if name[0] == tenant and (adapter is None or name[1] == adapter) and (resource.live or not live)
         ]
 
+    async def resource(self, tenant: Tenant, adapter: str, kind: str, resource: str) -> Resource | None:
+        """See `JournalReads.resource`."""
+        return self._resources.get((tenant, adapter, kind, resource))
+
     async def drifts(self, tenant: Tenant, *, limit: int) -> Sequence[Drift]:
         """See `JournalReads.drifts`."""
         return [drift for drift in reversed(self._drifts) if drift.tenant == tenant][:limit]

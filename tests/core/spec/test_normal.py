@@ -15,6 +15,7 @@ from sovrun.core.canonical import canonical, decode, digest_of
 from sovrun.core.plan import plan_order
 from sovrun.core.spec.document import parse_dag
 from sovrun.core.spec.model import (
+    CommandCall,
     Confirmation,
     DagSpec,
     Kind,
@@ -63,7 +64,9 @@ CONFIRMS = st.fixed_dictionaries(
     },
 )  # fmt: skip
 BODIES = (
-    st.sampled_from([{"python": "m:f"}, {"argv": ["x", "1"]}, {"command": {"k": 1}}])
+    st.sampled_from(
+        [{"python": "m:f"}, {"argv": ["x", "1"]}, {"command": {"kind": "order.place", "adapter": "paper"}}]
+    )
     | st.fixed_dictionaries({"tool": TOOLS})
     | st.fixed_dictionaries({"confirm": CONFIRMS})
 )
@@ -421,7 +424,7 @@ def test_each_kind_of_step_keeps_what_it_declares() -> None:
         ("tool", {"name": "t", "deadline": "2d"}, ToolWait("t", 172_800_000_000)),
         ("confirm", {"show": [1]}, Confirmation(show=[1])),
         ("confirm", {"role": "r", "show": {"from": "inputs"}}, Confirmation("r", show=Reference(None, ()))),
-        ("command", {"kind": "k"}, {"kind": "k"}),
+        ("command", {"kind": "order.place", "adapter": "paper"}, CommandCall("order.place", "paper")),
     ]
     for kind, body, entry in bodies:
         step = parsed(MINIMAL.replace("python: m:f", f"{kind}: {json.dumps(body)}")).steps[0]

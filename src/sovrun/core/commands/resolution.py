@@ -22,6 +22,8 @@ class Sighting(StrEnum):
     ABSENT = "absent"
     UNREACHABLE = "unreachable"
     CONTRADICTORY = "contradictory"
+    IMPOSSIBLE = "impossible"
+    """What it acts on is over, so it did not and cannot have the effect any more: an order that was filled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ class Adopt:
 
 
 @dataclass(frozen=True, slots=True)
+class Deny:
+    """It did not happen and never can: the answer is that it is refused."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resend:
     """Certainly nothing happened and nothing will: send it again under the same client id."""
 
@@ -69,7 +76,7 @@ class Park:
     due_us: int
 
 
-Verdict: TypeAlias = Adopt | Resend | LookAgain | Park
+Verdict: TypeAlias = Adopt | Deny | Resend | LookAgain | Park
 
 
 def look_delay_us(looks: int, rules: Rules) -> int:
@@ -83,6 +90,8 @@ def after_looking(command: Command, sighting: Sighting, rules: Rules, now_us: in
     slow = now_us + rules.look_cap_us
     if sighting is Sighting.FOUND:
         return Adopt()
+    if sighting is Sighting.IMPOSSIBLE:
+        return Deny()
     if sighting is Sighting.CONTRADICTORY:
         return LookAgain(slow) if command.parked else Park("contradictory", slow)
     if sighting is Sighting.UNREACHABLE:

@@ -139,12 +139,25 @@ class Confirmation:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandCall:
+    """A `command` step: one command through the boundary, its payload the step's arguments.
+
+    Args:
+        kind: `noun.verb`; adapter: by the name under which it is configured; mode: `paper` or `live`.
+    """
+
+    kind: str
+    adapter: str
+    mode: str = "paper"
+
+
+@dataclass(frozen=True, slots=True)
 class StepSpec:
     """One step.
 
     Args:
         entry: `module:function` for `python`, the program and its arguments for `argv`, `ToolWait`, `Confirmation`, or
-            the declaration of a `command`.
+            `CommandCall`.
         needs: ids of direct predecessors in code point order.
         arguments: what the step is given, by name; references not yet resolved.
         outputs: JSON Schema of the output, when declared.
@@ -159,7 +172,7 @@ class StepSpec:
 
     id: StepId
     kind: Kind
-    entry: str | tuple[str, ...] | ToolWait | Confirmation | Mapping[str, Any]
+    entry: str | tuple[str, ...] | ToolWait | Confirmation | CommandCall
     needs: tuple[StepId, ...] = ()
     arguments: Mapping[str, Template] = field(default_factory=dict)
     outputs: Mapping[str, Any] | None = None

@@ -17,6 +17,7 @@ from sovrun.core.network import Endpoint, parse_endpoint
 from sovrun.core.spec.model import (
     API_VERSION,
     WORKER_KINDS,
+    CommandCall,
     Confirmation,
     DagSpec,
     Kind,
@@ -34,7 +35,7 @@ NO_INPUTS: Final[Mapping[str, Any]] = {"type": "object", "properties": {}, "addi
 _Convert = Callable[[Any], Any]
 _Fields = tuple[tuple[str, str, _Convert], ...]
 """Name in a document or in the normal form, name in the model, what makes the one of the other."""
-_Entry: TypeAlias = "str | tuple[str, ...] | ToolWait | Confirmation | Mapping[str, Any]"
+_Entry: TypeAlias = str | tuple[str, ...] | ToolWait | Confirmation | CommandCall
 
 
 def _names(value: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -49,11 +50,11 @@ def _same(value: Any) -> Any:
     return value
 
 
-_RETRY_WRITTEN: Final[_Fields] = (
 def _is_hard(value: Any) -> bool:
     return bool(value == "hard")
 
 
+_RETRY_WRITTEN: Final[_Fields] = (
     ("maxAttempts", "max_attempts", int), ("maxFailures", "max_failures", int), ("base", "base_us", duration_us),
     ("cap", "cap_us", duration_us), ("jitter", "jitter", bool), ("retryOn", "retry_on", _names),
 )  # fmt: skip
@@ -61,8 +62,8 @@ _RESOURCES_WRITTEN: Final[_Fields] = (
     ("memory", "memory", size_bytes), ("cpuSeconds", "cpu_us", duration_us), ("wallSeconds", "wall_us", duration_us),
     ("processes", "processes", int), ("openFiles", "open_files", int), ("disk", "disk", size_bytes),
     ("files", "files", int), ("log", "log", size_bytes), ("output", "output", size_bytes),
-)  # fmt: skip
     ("memoryLimit", "memory_hard", _is_hard),
+)  # fmt: skip
 _RETRY_NORMAL: Final[_Fields] = (
     ("maxAttempts", "max_attempts", _same), ("maxFailures", "max_failures", _same), ("baseUs", "base_us", _same),
     ("capUs", "cap_us", _same), ("jitter", "jitter", _same), ("retryOn", "retry_on", _listed),
@@ -85,6 +86,7 @@ _CONFIRM_NORMAL: Final[_Fields] = (
 _CONFIRM_READ: Final[_Fields] = tuple(
     (name, field, template_of if field == "show" else convert) for name, field, convert in _CONFIRM_NORMAL
 )
+_COMMAND: Final[_Fields] = (("kind", "kind", _same), ("adapter", "adapter", _same), ("mode", "mode", _same))
 _KINDS: Final = tuple(
     (kind.value, kind) for kind in Kind
 )  # going through the class itself takes ten times as long
@@ -170,6 +172,8 @@ def _entry_of(kind: Kind, entry: Any, tool: _Fields, confirm: _Fields) -> _Entry
         return ToolWait(**_converted(entry, tool))
     if kind is Kind.CONFIRM:
         return Confirmation(**_converted(entry, confirm))
+    if kind is Kind.COMMAND:
+        return CommandCall(**_converted(entry, _COMMAND))
     made: _Entry = tuple(entry) if isinstance(entry, list) else entry
     return made
 
@@ -211,14 +215,14 @@ def _normal_step(
     limits = resources.get(step.resources)
     if limits is None:
         limits = resources[step.resources] = _written(step.resources, _RESOURCES_NORMAL)
-    form = {
-        "id": step.id,
-        "description": step.description,
-        step.kind.value: _normal_entry(step.entry),
         if (
             step.resources.memory_hard
         ):  # its absence must not move the digests of versions that are older than it
             limits["memoryLimit"] = "hard"
+    form = {
+        "id": step.id,
+        "description": step.description,
+        step.kind.value: _normal_entry(step.entry),
         "needs": list(step.needs),
         "with": {name: normal_of(template) for name, template in step.arguments.items()},
         "outputs": step.outputs,
@@ -245,10 +249,14 @@ def _normal_entry(entry: _Entry) -> Any:
         return _written(entry, _TOOL_NORMAL)
     if isinstance(entry, Confirmation):
         return _written(entry, _CONFIRM_NORMAL)
+    if isinstance(entry, CommandCall):
+        return _written(entry, _COMMAND)
     return list(entry) if isinstance(entry, tuple) else entry
 
 
-def _written(settings: Retry | Resources | ToolWait | Confirmation, fields: _Fields) -> dict[str, Any]:
+def _written(
+    settings: Retry | Resources | ToolWait | Confirmation | CommandCall, fields: _Fields
+) -> dict[str, Any]:
     return {name: convert(getattr(settings, field)) for name, field, convert in fields}
 
 

@@ -28,13 +28,33 @@ _OPEN_ENDED: Final = frozenset({
     "$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "patternProperties",
     "enum", "const",
 })  # fmt: skip
-_CARRIERS: Final = ("with", "command")
+_CARRIERS: Final = ("with",)
 CONFIRM_OUTPUT: Final[Mapping[str, Any]] = {
     "type": "object",
     "properties": {"decision": {"type": "string"}, "shown": True},
     "additionalProperties": False,
 }
 """JSON Schema of what every `confirm` step returns."""
+COMMAND_OUTPUT: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "adapter": {"type": "string"},
+        "code": True,
+        "commandId": {"type": "string"},
+        "gate": True,
+        "kind": {"type": "string"},
+        "message": True,
+        "mode": {"type": "string"},
+        "resource": True,
+        "status": {"type": "string"},
+    },
+    "additionalProperties": False,
+}
+"""JSON Schema of what every `command` step returns: the recorded answer."""
+_FIXED_OUTPUTS: Final = {
+    "confirm": (CONFIRM_OUTPUT, "decision and shown"),
+    "command": (COMMAND_OUTPUT, ", ".join(COMMAND_OUTPUT["properties"])),
+}
 _VISITS_MAX: Final = 1_000_000
 
 Schema: TypeAlias = "Mapping[str, Any] | bool"
@@ -194,13 +214,14 @@ def _input_findings(use: _Use, inputs: Any, suggester: Suggester) -> Iterator[Fi
 
 def _output_findings(use: _Use, target: StepId, graph: Graph, suggester: Suggester) -> Iterator[Finding]:
     step = graph.steps[graph.position[target]]
-    confirms = "confirm" in step and "outputs" not in step
-    outputs = CONFIRM_OUTPUT if confirms else step.get("outputs")
+    kind = next((kind for kind in _FIXED_OUTPUTS if kind in step and "outputs" not in step), None)
+    outputs = step.get("outputs") if kind is None else _FIXED_OUTPUTS[kind][0]
     lacking = lacking_field(outputs, use.reference.path) if isinstance(outputs, dict) else None
     if lacking is not None:
         shown = quoted(str(use.reference))
-        of_confirm = f"the outputs of the confirm step {quoted(target)}, decision and shown,"
-        declared = of_confirm if confirms else f"the declared outputs of {quoted(target)}"
+        declared = f"the declared outputs of {quoted(target)}"
+        if kind is not None:
+            declared = f"the outputs of the {kind} step {quoted(target)}, {_FIXED_OUTPUTS[kind][1]},"
         message = f"{shown} does not exist: {_lack_text(use.reference.path, lacking.at, declared)}"
         yield Finding("unknown_output_field", message, use.path, suggester.hint(lacking.name, lacking.known))
 

@@ -66,6 +66,11 @@ class JournalReader:
         """See `JournalReads.resources`."""
         return [sql.resource_of(row) for row in self._read(sql.SELECT_RESOURCES, (tenant, adapter, live))]
 
+    async def resource(self, tenant: Tenant, adapter: str, kind: str, resource: str) -> Resource | None:
+        """See `JournalReads.resource`."""
+        found = self._read(sql.SELECT_RESOURCE, (tenant, adapter, kind, resource))
+        return sql.resource_of(found[0]) if found else None
+
     async def drifts(self, tenant: Tenant, *, limit: int) -> Sequence[Drift]:
         """See `JournalReads.drifts`."""
         return [sql.drift_of(row) for row in self._read(sql.SELECT_DRIFTS, (tenant, limit))]

@@ -69,6 +69,9 @@ SET status = excluded.status, raw = excluded.raw, body = excluded.body, live = e
 SELECT_RESOURCES: Final = """
 SELECT tenant, adapter, kind, id, command, status, raw, body, live, seen_us FROM resource
 WHERE tenant = ?1 AND (?2 IS NULL OR adapter = ?2) AND (?3 = 0 OR live = 1) ORDER BY adapter, kind, id"""
+SELECT_RESOURCE: Final = """
+SELECT tenant, adapter, kind, id, command, status, raw, body, live, seen_us FROM resource
+WHERE tenant = ? AND adapter = ? AND kind = ? AND id = ?"""
 INSERT_DRIFT: Final = """
 INSERT INTO drift (tenant, adapter, kind, resource, previous, provider, resolution, time_us)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""

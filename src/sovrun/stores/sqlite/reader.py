@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,8 +12,8 @@ from sovrun.core.canonical import canonical
 from sovrun.core.errors import NotFound, StoreUnavailable
 from sovrun.core.events import Event
 from sovrun.core.ids import Actor, DagId, Digest, RunId, StepId, Tenant
-from sovrun.core.lanes import Limits
-from sovrun.core.lifecycle import State
+from sovrun.core.lanes import Lane, Lanes, Limits
+from sovrun.core.lifecycle import TERMINAL, Reason, State
 from sovrun.core.step import Step
 from sovrun.store.protocol import DagRecord, Depth, Lease, Payload, Pending, RunRecord, Wait
 from sovrun.stores.sqlite import rows
@@ -72,12 +73,36 @@ class SqliteReader(JournalReader):
         row = self._first(rows.SELECT_RUN_BY_ID, (tenant, run))
         if row is None:
             raise NotFound(f"no run {run} for tenant {tenant}", hint="`sovrun runs` lists them")
-        return rows.record_of(row)
+        return (await self._as_they_are([row]))[0]
 
     async def runs(self, tenant: Tenant, *, limit: int, before: int | None = None) -> Sequence[RunRecord]:
         """See `Store.runs`."""
         found = self._read(rows.SELECT_RUNS, (tenant, _ANY_KEY if before is None else before, limit))
-        return [rows.record_of(row) for row in found]
+        return await self._as_they_are(found)
+
+    async def _as_they_are(self, found: Sequence[tuple[Any, ...]]) -> list[RunRecord]:
+        """Return rows of run columns as runs; what one that is not admitted waits for changes without a write to it."""
+        reasons: dict[int, Reason] = {}
+        records = []
+        for row in found:
+            record = rows.record_of(row)
+            if not record.head.admitted and record.head.state not in TERMINAL:
+                lane = rows.lane_key(row)
+                if lane not in reasons:
+                    reasons[lane] = await self._waits_for(lane)
+                record = replace(record, head=replace(record.head, reason=reasons[lane]))
+            records.append(record)
+        return records
+
+    async def _waits_for(self, lane: int) -> Reason:
+        """Return what the runs of a lane wait for that are not admitted, the first of them at least."""
+        row = self._read(rows.SELECT_ADMISSION, (lane,))[0]
+        key, tenant, dag, paused, runs_max, of_lane, of_tenant = row
+        lanes = Lanes()
+        lanes.tenant(tenant).limits = await self.tenant_limits(tenant)
+        lanes.tenant(tenant).runs = of_tenant - of_lane
+        one = lanes.add(Lane(key, tenant, dag, Limits(bool(paused), runs_max), runs=of_lane))
+        return lanes.waits_for(one) or Reason.RUN_LIMIT
 
     async def unfinished(self) -> Sequence[tuple[Tenant, RunId]]:
         """See `Store.unfinished`."""
@@ -109,8 +134,11 @@ class SqliteReader(JournalReader):
             )
         ]
 
-    async def waiting(self, tenant: Tenant, *, limit: int = 1_000) -> Sequence[Wait]:
+    async def waiting(
+        self, tenant: Tenant, *, limit: int = 1_000, after: Wait | None = None
+    ) -> Sequence[Wait]:
         """See `Store.waiting`."""
+        last = (-1, tenant, "", 0) if after is None else (after.since_us, tenant, after.run, after.position)
         return [
             Wait(
                 tenant,
@@ -125,7 +153,7 @@ class SqliteReader(JournalReader):
                 None if shown is None else Digest(shown),
             )
             for run, dag, version, position, state, reason, since_us, until_us, shown in self._read(
-                rows.SELECT_WAITS, (tenant, limit)
+                rows.SELECT_WAITS, (tenant, *last, limit)
             )
         ]
 

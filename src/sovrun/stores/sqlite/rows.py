@@ -155,7 +155,14 @@ SELECT r.id, d.dag, d.version, s.position, s.state, s.reason, coalesce(s.since_u
 FROM run r JOIN dag_version d ON d.key = r.dag JOIN step s ON s.run = r.key
 WHERE r.tenant = ? AND r.ended_us IS NULL AND r.awaiting_tool + r.awaiting_user > 0 AND s.shown IS NOT NULL
     AND s.state IN ('awaiting_tool', 'awaiting_user_confirmation')
+    AND (coalesce(s.since_us, r.time_us), r.key, s.position)
+        > (?, (SELECT key FROM run WHERE tenant = ? AND id = ?), ?)
 ORDER BY coalesce(s.since_us, r.time_us), r.key, s.position LIMIT ?"""
+SELECT_ADMISSION: Final = """
+SELECT l.key, l.tenant, l.dag, l.paused, l.runs_max,
+    (SELECT count(*) FROM run o WHERE o.lane = l.key AND o.admitted = 1 AND o.ended_us IS NULL),
+    (SELECT count(*) FROM run o WHERE o.tenant = l.tenant AND o.admitted = 1 AND o.ended_us IS NULL)
+FROM lane l WHERE l.key = ?"""
 COUNT_RERUNS: Final = "SELECT count(*) FROM run WHERE tenant = ? AND parent = ?"
 
 SELECT_DUE: Final = """

@@ -136,6 +136,28 @@ async def test_no_more_runs_than_allowed_are_admitted_and_the_next_when_one_ends
     assert (await store.run(TENANT, runs[4])).head.state is State.QUEUED
 
 
+async def test_a_run_says_what_it_waits_for_now(store: Store) -> None:
+    """Not what it waited for when it came: who looks at it wants to know what to do."""
+    await store.register(registration(SINGLE))
+    await govern(store, paused=True)
+    run = (await store.submit(submission(SINGLE, "1"))).run
+    assert await waits_for(store, run) == "tenant_paused"
+    await govern(store, SINGLE.id, paused=True)
+    await govern(store, paused=False)
+    assert await waits_for(store, run) == "dag_paused"
+    assert [record.head.reason for record in await store.runs(TENANT, limit=9)] == ["dag_paused"]
+    await govern(store, SINGLE.id, runs_max=0)
+    assert await waits_for(store, run) == "run_limit"
+    await govern(store, SINGLE.id)
+    assert await waits_for(store, run) is None
+    await govern(store, SINGLE.id, runs_max=1)
+    second = (await store.submit(submission(SINGLE, "2"))).run
+    assert await waits_for(store, second) == "run_limit"
+    await cancelled(store, second)
+    head = (await store.run(TENANT, second)).head
+    assert (head.state, head.reason) == (State.CANCELLED, "run_cancelled")
+
+
 async def test_waiting_runs_are_admitted_first_come_first_across_the_dags_of_a_tenant(store: Store) -> None:
     """Else the first DAG's runs would keep the second's in `received` for ever."""
     await store.register(registration(SINGLE))

@@ -310,6 +310,23 @@ async def test_waits_are_told_longest_first_with_since_and_until(store: Store, c
     assert [wait.run for wait in await store.waiting(TENANT)] == [first]
 
 
+async def test_waits_are_told_page_by_page_whatever_ends_meanwhile(store: Store, clock: SetClock) -> None:
+    both = dags.dag(dags.tool("ask"), dags.tool("too"), name="both")
+    runs = [await submitted(store, both, str(number)) for number in range(3)]
+    await taken_up(store)
+    clock.advance(5)
+    runs.append(await submitted(store, TOOL, "late"))
+    await taken_up(store)
+    whole = [(wait.run, wait.position) for wait in await store.waiting(TENANT)]
+    assert whole == [(run, position) for run in runs[:3] for position in (0, 1)] + [(runs[3], 0)]
+    told, last = [], None
+    while page := await store.waiting(TENANT, limit=2, after=last):
+        told += [(wait.run, wait.position) for wait in page]
+        last = page[-1]
+        await store.act(answer(last.run, last.position))
+    assert told == whole
+
+
 async def test_a_retry_that_waits_for_its_time_waits_for_nobody(store: Store) -> None:
 
     spec = dags.shaped(dags.SINGLE, retry=Retry())

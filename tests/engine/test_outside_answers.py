@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sovrun.core.canonical import sha256_hex
 from sovrun.core.errors import (
     ConfirmationChanged,
     IllegalTransition,
@@ -202,9 +203,38 @@ async def test_waits_survive_an_engine_that_is_stopped_and_started(start: Starte
 async def test_a_thousand_waiting_runs_hold_no_slot(start: Started) -> None:
     async with start(echo=echo) as bench:
         spec = dags.dag(dags.tool("ask"))
-        runs = await asyncio.gather(*(bench.submit(spec) for _ in range(1_000)))
+        runs = await asyncio.gather(*(bench.submit(spec) for _ in range(1_003)))
         free = await bench.submit(dags.dag(calls("go", "echo"), name="free"))
         assert (await bench.ended(free)).head.state is State.COMPLETED
         await bench.wait_of(runs[-1])
-        assert len(await bench.engine.desk.waiting(TENANT)) == 1_000
+        waiting = await bench.engine.desk.waiting(TENANT)
+        assert len({view.wait.run for view in waiting}) == 1_003, "however many one read of the store returns"
         assert {depth.executing + depth.queued for depth in await bench.store.depths(TENANT)} == {0}
+
+
+async def test_what_somebody_says_about_an_act_is_kept_whole_or_refused(start: Started) -> None:
+    """Half a rationale may say the opposite."""
+    long, fits = "é" * 8_193, "é" * 8_192
+    async with start(echo=echo) as bench:
+        desk = bench.engine.desk
+        run = await bench.submit(confirming(role="boss"), image="a")
+        shown = (await bench.wait_of(run)).wait.shown
+        assert shown is not None
+        asked = await bench.submit(dags.dag(dags.tool("ask"), name="tool"))
+        await bench.wait_of(asked)
+        word: dict[str, Any] = {"roles": frozenset({"boss"}), "approve": True, "shown": shown}
+        says = [
+            lambda text: desk.decide(TENANT, run, ASK, ALICE, rationale=text, **word),
+            lambda text: desk.answer(TENANT, asked, ASK, ALICE, failure=text),
+            lambda text: desk.cancel(TENANT, run, ALICE, text),
+            lambda text: desk.rerun(TENANT, asked, ALICE, from_step=None, note=text),
+        ]
+        for say in says[:3]:
+            with pytest.raises(PayloadTooLarge, match="16,386 bytes; the limit is 16,384"):
+                await say(long)
+        assert (await says[1](fits)).changed
+        await bench.ended(asked)
+        with pytest.raises(PayloadTooLarge):
+            await says[3](long)
+        assert (await says[0](fits)).changed
+        assert await bench.store.payload(TENANT, sha256_hex(fits.encode())) == fits.encode()

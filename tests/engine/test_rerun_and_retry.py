@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from sovrun.core.canonical import sha256_hex
-from sovrun.core.errors import IllegalTransition, NotFound
-from sovrun.core.ids import StepId
+from sovrun.core.errors import IdempotencyKeyConflict, IllegalTransition, NotFound
+from sovrun.core.ids import RunId, StepId, Tenant
 from sovrun.core.lifecycle import State
 from sovrun.core.spec.model import Retry
+from sovrun.core.step import Step
 from sovrun.sandbox.in_process import InProcessExecutor
 from sovrun.step import DoNotRetry
+from sovrun.stores.sqlite.store import SqliteStore
 from support import dags
 from support.engines import Started, calls
 from support.requests import ACTOR, TENANT
@@ -156,6 +159,46 @@ async def test_what_a_person_decided_is_not_asked_again(start: Started) -> None:
         again = await bench.engine.desk.rerun(TENANT, first, ACTOR, from_step=StepId("use"), note=None)
         await bench.ended(again.run)
         assert await bench.outputs(again.run) == {"ask": 5, "use": {"got": 5}}
+
+
+async def test_a_re_run_that_is_asked_for_again_under_its_key_is_made_once(start: Started) -> None:
+    async with start(work=Counted()) as bench:
+        first = await bench.submit(CHAIN)
+        await bench.ended(first)
+        rerun = partial(bench.engine.desk.rerun, TENANT, first, ACTOR, note=None)
+        made = await rerun(from_step=None, key="again")
+        assert made.created
+        assert await rerun(from_step=None, key="again") == (made.run, False)
+        with pytest.raises(IdempotencyKeyConflict):
+            await rerun(from_step=StepId("b"), key="again")
+        others = [await rerun(from_step=None, key=key) for key in (None, None, "and again")]
+        assert len({made.run, *(other.run for other in others)}) == 4, "who wants another one gets it"
+        assert await bench.store.reruns(TENANT, first) == 4
+
+
+WIDE = dags.dag(*(calls(f"s{number}", "work", n=number) for number in range(40)))
+
+
+async def test_a_wide_re_run_is_taken_over_at_once_and_its_parent_read_once(
+    start: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start(work=Counted()) as bench:
+        first = await bench.submit(WIDE)
+        await bench.ended(first)
+        steps, reads = bench.store.steps, []
+
+        async def counted(tenant: Tenant, run: RunId) -> Sequence[Step]:
+            reads.append(run)
+            return await steps(tenant, run)
+
+        monkeypatch.setattr(bench.store, "steps", counted)
+        again = (await bench.engine.desk.rerun(TENANT, first, ACTOR, from_step=None, note=None)).run
+        await bench.ended(again)
+        assert reads == [first]
+        assert await bench.attempts(again) == [0] * 40
+        if isinstance(bench.store, SqliteStore):  # the events of one commit have one time
+            events = await bench.store.events(TENANT, again)
+            assert len({event.time_us for event in events if event.type == "step.completed"}) == 1
 
 
 # --- retries ------------------------------------------------------------------------------------------------------------

@@ -89,20 +89,26 @@ class Again:
     run: str
     from_step: ids.StepId | None
     note: str | None
+    key: str | None
 
 
 async def ask_rerun(desk: Desk, reads: Reads, tenant: ids.Tenant, again: Again) -> Submitted:
     """Make a new run that cites its parent. Raises: see `Desk.rerun`."""
     found = await find_run(reads, tenant, again.run)
-    return await desk.rerun(tenant, found, local_actor(), from_step=again.from_step, note=again.note)
+    asked = (tenant, found, local_actor())
+    return await desk.rerun(*asked, from_step=again.from_step, note=again.note, key=again.key)
 
 
-def rerun(
+def rerun(  # noqa: PLR0913 -- one parameter per option
     run: RunId,
     *,
     from_step: Annotated[
         str | None,
         typer.Option("--from", metavar="STEP", help="Execute this step and all that follow in any case."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="KEY", help="Ask under this key: the same again makes no other run."),
     ] = None,
     note: Note = None,
     detach: Annotated[bool, typer.Option("--detach", help="Make the run and return at once.")] = False,
@@ -114,26 +120,27 @@ def rerun(
     """Run a run again that is over, reusing the outputs of unchanged steps, and show what came out."""
     whose = tenant_of(tenant)
     address = StoreAddress.parse(store)
-    again = Again(run, None if from_step is None else ids.StepId(from_step), note_of(note))
+    start = None if from_step is None else ids.StepId(from_step)
+    again = Again(run, start, note_of(note), None if key is None else ids.idempotency_key(key))
     if not detach:
         try:
             raise typer.Exit(complete(_run_again(address, whose, again, workers, as_json=as_json)))
         except StoreOwned:
             err.print("[dim]another process owns the store; a server executes the run[/]")
-    record = complete(_made_again(address, whose, again))
+    record, created = complete(_made_again(address, whose, again))
     if not detach:
         watch(record.head.id, store=str(address), tenant=tenant, as_json=as_json)
     elif as_json:
-        print_json({**run_line(record), "created": True})
+        print_json({**run_line(record), "created": created})
     else:
         out.print(record.head.id)
         print_how_to_go_on(address, record.isolation)
 
 
-async def _made_again(address: StoreAddress, tenant: ids.Tenant, again: Again) -> RunRecord:
+async def _made_again(address: StoreAddress, tenant: ids.Tenant, again: Again) -> tuple[RunRecord, bool]:
     async with open_desk(address) as opened:
         made = await ask_rerun(opened.desk, opened.store, tenant, again)
-        return await opened.store.run(tenant, made.run)
+        return await opened.store.run(tenant, made.run), made.created
 
 
 async def _run_again(

@@ -28,7 +28,7 @@ from sovrun.cli.runs import find_run
 from sovrun.core.errors import InvalidSetting
 from sovrun.core.identity import RunKey
 from sovrun.core.ids import RunId, Tenant, idempotency_key
-from sovrun.core.lifecycle import TERMINAL, State
+from sovrun.core.lifecycle import TERMINAL, Reason, State
 from sovrun.engine.handler import RunRequest
 from sovrun.engine.views import run_json, run_line
 from sovrun.store.protocol import PRIORITY_DEFAULT, Reads, RunRecord
@@ -202,7 +202,7 @@ async def followed(reader: Reads, tenant: Tenant, run: RunId, *, quiet: bool) ->
         if record.head.state in TERMINAL or record.head.state is State.AWAITING_USER_CONFIRMATION:
             return record
         if record.head.state is State.AWAITING_TOOL:
-            waits = [wait for wait in await reader.waiting(tenant) if wait.run == run]
+            waits = [step for step in await reader.steps(tenant, run) if step.reason == Reason.TOOL]
             if len(waits) == record.head.counts.awaiting_tool:
                 return record
         await asyncio.sleep(LOOK_SECONDS)

@@ -359,9 +359,8 @@ def print_how_to_go_on(address: StoreAddress, isolation: str = "sandbox") -> Non
 async def print_waits_of(lookout: Lookout, record: RunRecord, address: StoreAddress) -> None:
     """Show what a run waits for and how it goes on."""
     head = record.head
-    for view in await lookout.waiting(head.tenant):
-        if view.wait.run == head.id:
-            print_wait(view, address)
+    for view in await lookout.waiting(head.tenant, head.id):
+        print_wait(view, address)
     if head.reason is not None:
         out.print(f"the run waits: {head.reason}", markup=False)
     for dag in (None, record.dag):

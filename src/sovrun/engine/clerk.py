@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from sovrun.core.actions import Action, EnterWait, Refuse, Release, Reuse
 from sovrun.core.canonical import canonical, sha256_hex
 from sovrun.core.errors import CodeUnavailable, FileUnavailable, IllegalTransition, NotFound
 from sovrun.core.ids import Digest, RunId, StepId, Tenant
-from sovrun.core.lifecycle import State
+from sovrun.core.lifecycle import TERMINAL, State
 from sovrun.core.plan import Plan
 from sovrun.core.spec.model import WORKER_KINDS
 from sovrun.core.step import Step
@@ -25,6 +27,16 @@ from sovrun.store.protocol import INLINE_MAX, Payload, Pending, Store
 
 PATIENCE_US: Final = 3_600 * 1_000_000
 BATCH: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Parent:
+    """A run whose outputs may be reused, which nothing changes any more."""
+
+    tenant: Tenant
+    run: RunId
+    plan: Plan
+    steps: Sequence[Step]
 
 
 class Clerk:
@@ -39,6 +51,8 @@ class Clerk:
         self._files = files
         self._environment = environment
         self._workloads = Workloads(store, files)
+        self._parent: _Parent | None = None
+        self._executed: tuple[tuple[Digest, StepId], frozenset[int]] | None = None
         self._told_to_stop = asyncio.Event()
         self._asking: asyncio.Future[Sequence[Pending]] | None = None
 
@@ -60,26 +74,29 @@ class Clerk:
                 await self.work_off(self._asking.result())
 
     async def work_off(self, pending: Iterable[Pending]) -> None:
-        """Take up some pending steps. Raises: StoreUnavailable."""
-        for step in pending:
-            await self._take_up(step)
+        """Take up some pending steps, all at once, so that a store may answer them by one commit.
 
-    async def _take_up(self, pending: Pending) -> None:
-        payloads: tuple[Payload, ...]
+        Raises: StoreUnavailable.
+        """
+        taken = [await self._taken_up(step) for step in pending]
+        await asyncio.gather(*(self._act(action, payloads) for action, payloads in taken))
+
+    async def _taken_up(self, pending: Pending) -> tuple[Action, tuple[Payload, ...]]:
+        """Return what is to be done about a pending step."""
         try:
             workload = self._workloads.known(pending) or await self._workloads.load(pending)
             resolved = workload.steps[pending.position].fixed or await self._workloads.resolve(
                 pending, workload
             )
-            action, payloads = await self._decided(pending, workload, resolved)
+            return await self._decided(pending, workload, resolved)
         except Unresolved as error:
-            action, payloads = self._refusal(pending, "input_unresolved", str(error))
+            return self._refusal(pending, "input_unresolved", str(error))
         except (FileUnavailable, CodeUnavailable) as error:
-            action, payloads = self._refusal(pending, error.code, error.detail)
-        try:
+            return self._refusal(pending, error.code, error.detail)
+
+    async def _act(self, action: Action, payloads: tuple[Payload, ...]) -> None:
+        with suppress(IllegalTransition, NotFound):  # the run ended meanwhile
             await self._store.act(action, payloads=payloads)
-        except (IllegalTransition, NotFound):
-            return  # the run ended meanwhile
 
     async def _decided(
         self, pending: Pending, workload: Workload, resolved: Resolved
@@ -101,7 +118,7 @@ class Clerk:
     async def _reusable(self, pending: Pending, plan: Plan, step_hash: Digest) -> Step | None:
         """Return the parent's step when its output stands for this one; its payload is checked by digest."""
         assert pending.parent is not None  # noqa: S101 -- asked only for re-runs
-        if pending.from_step is not None and _descends(plan, pending.position, pending.from_step):
+        if pending.from_step is not None and pending.position in self._fresh(plan, pending):
             return None
         parent = await self._step_of_parent(pending.tenant, pending.parent, plan.steps[pending.position].id)
         if parent is None or parent.state is not State.COMPLETED or parent.step_hash != step_hash:
@@ -112,11 +129,22 @@ class Clerk:
         return parent if body is not None and sha256_hex(body) == parent.output else None
 
     async def _step_of_parent(self, tenant: Tenant, run: RunId, step: StepId) -> Step | None:
-        record = await self._store.run(tenant, run)
-        dag = await self._store.dag(tenant, record.head.version)
-        plan = self._workloads.plan(tenant, dag)
-        position = plan.index.get(step)
-        return None if position is None else (await self._store.steps(tenant, run))[position]
+        parent = self._parent
+        if parent is None or (parent.tenant, parent.run) != (tenant, run):
+            record = await self._store.run(tenant, run)
+            plan = self._workloads.plan(tenant, await self._store.dag(tenant, record.head.version))
+            parent = _Parent(tenant, run, plan, await self._store.steps(tenant, run))
+            self._parent = parent if record.head.state in TERMINAL else None
+        position = parent.plan.index.get(step)
+        return None if position is None else parent.steps[position]
+
+    def _fresh(self, plan: Plan, pending: Pending) -> frozenset[int]:
+        """Return the steps of a re-run that are executed in any case: the named one and all that come after it."""
+        assert pending.from_step is not None  # noqa: S101 -- asked only where it is
+        name = (pending.version, pending.from_step)
+        if self._executed is None or self._executed[0] != name:
+            self._executed = (name, _with_descendants(plan, pending.from_step))
+        return self._executed[1]
 
     async def _chosen(self, pending: Pending, workload: Workload, before: Step) -> tuple[int, ...] | None:
         step = workload.plan.steps[pending.position]
@@ -141,16 +169,13 @@ class Clerk:
         return Payload(digest, None)
 
 
-def _descends(plan: Plan, position: int, ancestor: StepId) -> bool:
-    """Return whether a step is `ancestor` or comes after it."""
-    start = plan.index.get(ancestor)
+def _with_descendants(plan: Plan, first: StepId) -> frozenset[int]:
+    """Return a step and all that come after it; none where there is no such step."""
     seen: set[int] = set()
-    waiting = [position]
+    waiting = [plan.index[first]] if first in plan.index else []
     while waiting:
         step = waiting.pop()
-        if step == start:
-            return True
         if step not in seen:
             seen.add(step)
-            waiting.extend(need for need in plan.needs[step] if start is not None and need >= start)
-    return False
+            waiting.extend(plan.dependents[step])
+    return frozenset(seen)

@@ -1,18 +1,19 @@
 """The desk: what people and tools ask of runs: answers, approvals, cancellation, re-runs, pauses; and what waits for whom.
 
-Owns: `Lookout` (what is read), `Desk` (what is done), `WaitView`, `Asked`. Who may do what is decided here from the document and the caller's roles; what it comes to is
-decided in `core.actions`.
+Owns: `Lookout` (what is read), `Desk` (what is done), `WaitView`, `Asked`. Who may do what is decided here from the
+document and the caller's roles; what it comes to is decided in `core.actions`.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import jsonschema_rs
 
 from sovrun.core.actions import Answer, CancelRun, Decide
-from sovrun.core.canonical import canonical, decode, sha256_hex
+from sovrun.core.canonical import canonical, decode, digest_of, sha256_hex
 from sovrun.core.errors import IllegalTransition, InvalidValue, NotAllowed, NotFound, PayloadTooLarge
 from sovrun.core.identity import RunKey, run_id_of, run_token
 from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant
@@ -36,7 +37,9 @@ from sovrun.store.protocol import (
     Wait,
 )
 
-NOTE_MAX = 16_384
+NOTE_MAX: Final = 16_384
+"""Bytes that a note, a rationale or the message of a tool that could not may have."""
+PAGE: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +84,25 @@ class Lookout:
         self._reads = reads
         self._files = files
 
-    async def waiting(self, tenant: Tenant) -> list[WaitView]:
-        """Return what waits for whom, since when and until when."""
+    async def waiting(self, tenant: Tenant, run: RunId | None = None) -> list[WaitView]:
+        """Return what waits for whom, since when and until when, longest first; of one run alone when it is named."""
         views = []
-        for wait in await self._reads.waiting(tenant):
+        async for wait in self._waits(tenant):
+            if run not in (None, wait.run):
+                continue
             step = (await self._plan(tenant, wait.version)).steps[wait.position]
             body = await self._shown(tenant, wait.shown)
             shown = None if body is None else decode(body)
             role = step.entry.role if isinstance(step.entry, Confirmation) else None
             views.append(WaitView(wait, step.id, step.kind, _whom(step), shown, role))
         return views
+
+    async def _waits(self, tenant: Tenant) -> AsyncIterator[Wait]:
+        page = await self._reads.waiting(tenant, limit=PAGE)
+        while page:
+            for wait in page:
+                yield wait
+            page = await self._reads.waiting(tenant, limit=PAGE, after=page[-1])
 
     async def asked(self, tenant: Tenant, run: RunId, step: StepId) -> Asked:
         """Return what one step asks. Raises: NotFound; IllegalTransition when it is of a kind that asks nothing."""
@@ -154,7 +166,8 @@ class Desk(Lookout):
         if spec.kind is not Kind.TOOL:
             raise IllegalTransition(f"step {step} is of kind {spec.kind} and takes no answer", step=step)
         if failure is not None:
-            error = self._payload(tenant, canonical({"code": "tool_failed", "message": failure[:NOTE_MAX]}))
+            message = _bounded(failure, "the message").decode()
+            error = self._payload(tenant, canonical({"code": "tool_failed", "message": message}))
             return await self._store.act(
                 Answer(tenant, run, position, actor, None, error.digest), payloads=(error,)
             )
@@ -182,7 +195,7 @@ class Desk(Lookout):
 
         Args:
             shown: digest of exactly what the person looked at.
-        Raises: NotFound, NotAllowed, IllegalTransition, ConfirmationChanged.
+        Raises: NotFound, NotAllowed, IllegalTransition, ConfirmationChanged, PayloadTooLarge.
         """
         record, plan, position = await self._step(tenant, run, step)
         entry = plan.steps[position].entry
@@ -191,7 +204,7 @@ class Desk(Lookout):
                 f"step {step} is of kind {plan.steps[position].kind}; nobody confirms it", step=step
             )
         _require_allowed(entry, step, actor, roles, record.actor)
-        note = None if rationale is None else self._payload(tenant, rationale[:NOTE_MAX].encode())
+        note = self._note(tenant, rationale, "the rationale")
         output = self._payload(tenant, canonical({"decision": "approved", "shown": shown}))
         action = Decide(
             *(tenant, run, position, actor, approve, shown, output.digest),
@@ -201,19 +214,30 @@ class Desk(Lookout):
         return await self._store.act(action, payloads=payloads)
 
     async def cancel(self, tenant: Tenant, run: RunId, actor: Actor, note: str | None) -> Acted:
-        """End a run now; the identical request again is acknowledged. Raises: NotFound, IllegalTransition."""
-        kept = None if note is None else self._payload(tenant, note[:NOTE_MAX].encode())
+        """End a run now; the identical request again is acknowledged.
+
+        Raises: NotFound, IllegalTransition, PayloadTooLarge.
+        """
+        kept = self._note(tenant, note, "the note")
         action = CancelRun(tenant, run, actor, None if kept is None else kept.digest)
         return await self._store.act(action, payloads=() if kept is None else (kept,))
 
     async def rerun(
-        self, tenant: Tenant, run: RunId, actor: Actor, *, from_step: StepId | None, note: str | None
+        self,
+        tenant: Tenant,
+        run: RunId,
+        actor: Actor,
+        *,
+        from_step: StepId | None,
+        note: str | None,
+        key: str | None = None,
     ) -> Submitted:
         """Make a new run of the same DAG version and inputs that cites its parent and reuses what is unchanged.
 
         Args:
             from_step: this step and all that follow from it are executed again in any case.
-        Raises: NotFound, IllegalTransition when the parent is not terminal.
+            key: the caller's own; the same request under it again, as after a lost answer, returns the first re-run.
+        Raises: NotFound, IllegalTransition when the parent is not terminal, IdempotencyKeyConflict, PayloadTooLarge.
         """
         record = await self._store.run(tenant, run)
         if record.head.state not in TERMINAL:
@@ -223,9 +247,9 @@ class Desk(Lookout):
         plan = await self._plan(tenant, record.head.version)
         if from_step is not None and from_step not in plan.index:
             raise NotFound(f"DAG {record.dag} has no step {from_step}")
-        key = RunKey(rerun=(run, 1 + await self._store.reruns(tenant, run)))
-        token = run_token(tenant, record.dag, record.head.version, record.head.inputs, key)
-        kept = None if note is None else self._payload(tenant, note[:NOTE_MAX].encode())
+        name = RunKey(rerun=(run, 1 + await self._store.reruns(tenant, run)))
+        token = run_token(tenant, record.dag, record.head.version, record.head.inputs, name)
+        kept = self._note(tenant, note, "the note")
         return await self._store.submit(
             Submission(
                 tenant=tenant,
@@ -233,8 +257,9 @@ class Desk(Lookout):
                 version=record.head.version,
                 token=token,
                 id=run_id_of(token),
-                key=canonical(key.json()).decode(),
-                request=token,
+                key=canonical(name.json()).decode(),
+                caller_key=key,
+                request=digest_of("sovrun.rerun", 1, {"fromStep": from_step, "parent": run}),
                 inputs=Payload(record.head.inputs, None),
                 note=kept,
                 actor=actor,
@@ -249,12 +274,23 @@ class Desk(Lookout):
         """Pause, unpause or limit a tenant or one of its DAGs. Raises: NotFound."""
         await self._store.govern(governance)
 
+    def _note(self, tenant: Tenant, text: str | None, what: str) -> Payload | None:
+        return None if text is None else self._payload(tenant, _bounded(text, what))
+
     def _payload(self, tenant: Tenant, body: bytes) -> Payload:
         digest = sha256_hex(body)
         if len(body) <= INLINE_MAX:
             return Payload(digest, body)
         self._files.put(tenant, digest, body)
         return Payload(digest, None)
+
+
+def _bounded(text: str, what: str) -> bytes:
+    """Return what somebody says about an act. Raises: PayloadTooLarge, for half a reason may say the opposite."""
+    body = text.encode()
+    if len(body) > NOTE_MAX:
+        raise PayloadTooLarge(f"{what} has {len(body):,} bytes; the limit is {NOTE_MAX:,}")
+    return body
 
 
 def _whom(step: StepSpec) -> str:

@@ -66,6 +66,7 @@ class NewRerun(_Body):
     """What of a run is to be executed again."""
 
     fromStep: str | None = None  # noqa: N815
+    idempotencyKey: str | None = None  # noqa: N815
     note: str | None = Field(default=None, max_length=16_384)
 
 
@@ -123,7 +124,9 @@ def _add_actions(router: APIRouter, store: Store, desk: Desk) -> None:
         """Make a new run that cites this one and reuses what is unchanged."""
         start = None if body.fromStep is None else StepId(body.fromStep)
         tenant = tenant_of(request)
-        made = await desk.rerun(tenant, run_id(run), actor_of(request), from_step=start, note=body.note)
+        key = None if body.idempotencyKey is None else idempotency_key(body.idempotencyKey)
+        asked = (tenant, run_id(run), actor_of(request))
+        made = await desk.rerun(*asked, from_step=start, note=body.note, key=key)
         return {**run_line(await store.run(tenant, made.run)), "created": made.created}
 
     @router.post("/runs/{run}/steps/{step}/answer")

@@ -6,17 +6,19 @@ Must not touch: the truth, which is in the store.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sovrun.core.actions import CancelRun
 from sovrun.core.errors import IdempotencyKeyConflict, IllegalTransition, StoreUnavailable
-from sovrun.core.ids import Actor, RunId, Tenant
+from sovrun.core.ids import Actor, RunId, StepId, Tenant
 from sovrun.engine.desk import Desk
 from sovrun.engine.handler import RunRequest, submission_of
 from sovrun.simulation.clock import SECOND_US
 from sovrun.simulation.dags import NoFiles
 from sovrun.simulation.faults import Died, Fault
 from sovrun.simulation.histories import Violation
+from sovrun.store.protocol import Store, Submitted
 
 if TYPE_CHECKING:
     from sovrun.simulation.world import World
@@ -68,29 +70,41 @@ class Callers:
         if world.chance.happens(Fault.CANCEL, 0.06):
             self._cancel_later(CancelRun(request.dag.tenant, answer.run, OPERATOR, None))
         if world.chance.happens(Fault.RERUN, 0.06):
-            self._rerun_later(request, answer.run)
+            steps = request.dag.spec.steps
+            self._rerun_later(
+                request, answer.run, world.rng.choice(steps).id if world.rng.random() < 0.5 else None
+            )
 
-    def _rerun_later(self, request: RunRequest, run: RunId) -> None:
+    def _rerun_later(self, request: RunRequest, run: RunId, from_step: StepId | None) -> None:
         self.open += 1
 
         async def rerun() -> None:
-            await self._rerun(request, run)
+            await self._rerun(request, run, from_step)
 
         self._world.schedule.after(self._world.rng.randint(10, 90) * SECOND_US, rerun)
 
-    async def _rerun(self, request: RunRequest, run: RunId) -> None:
+    async def _rerun(self, request: RunRequest, run: RunId, from_step: StepId | None) -> None:
         """Run a run again once it has ended, from some step or from where it failed."""
-        world, spec = self._world, request.dag.spec
         self.open -= 1
-        from_step = world.rng.choice(spec.steps).id if world.rng.random() < 0.5 else None
-        desk = Desk(world.backend.store, NoFiles())
         try:
-            answer = await desk.rerun(request.dag.tenant, run, CALLER, from_step=from_step, note=None)
+            answer = await self._asked_again(request, run, from_step)
         except IllegalTransition:
-            self._rerun_later(request, run)  # it has not ended
+            self._rerun_later(request, run, from_step)  # it has not ended
             return
-        world.outsiders.begin()
+        self._world.outsiders.begin()
         self.submitted[answer.run] = request
+
+    async def _asked_again(self, request: RunRequest, run: RunId, from_step: StepId | None) -> Submitted:
+        """Ask for a re-run under one key until there is an answer."""
+        world, tenant, key = self._world, request.dag.tenant, f"again {run}"
+
+        async def ask(store: Store) -> Submitted:
+            desk = Desk(store, NoFiles())
+            return await desk.rerun(tenant, run, CALLER, from_step=from_step, note=None, key=key)
+
+        while True:
+            with suppress(StoreUnavailable, Died):
+                return await world.link.call(ask)
 
     async def _conflict(self, request: RunRequest, run: RunId) -> None:
         """Use a caller's key again for another request."""

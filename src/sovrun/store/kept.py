@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 from sovrun.core.errors import NotFound
 from sovrun.core.events import Event
@@ -150,7 +151,7 @@ class MemoryReads:
 
     async def run(self, tenant: Tenant, run: RunId) -> RunRecord:
         """See `Store.run`."""
-        return _recorded(self._of(tenant, run))
+        return self._recorded(self._of(tenant, run))
 
     async def runs(self, tenant: Tenant, *, limit: int, before: int | None = None) -> Sequence[RunRecord]:
         """See `Store.runs`."""
@@ -159,7 +160,7 @@ class MemoryReads:
             for key, kept in self._runs.items()
             if kept.head.tenant == tenant and (before is None or key < before)
         ]
-        return [_recorded(self._runs[key]) for key in sorted(keys, reverse=True)[:limit]]
+        return [self._recorded(self._runs[key]) for key in sorted(keys, reverse=True)[:limit]]
 
     async def unfinished(self) -> Sequence[tuple[Tenant, RunId]]:
         """See `Store.unfinished`."""
@@ -176,29 +177,25 @@ class MemoryReads:
         """See `Store.events`."""
         return self._of(tenant, run).events[after : after + limit]
 
-    async def waiting(self, tenant: Tenant, *, limit: int = 1_000) -> Sequence[Wait]:
+    async def waiting(
+        self, tenant: Tenant, *, limit: int = 1_000, after: Wait | None = None
+    ) -> Sequence[Wait]:
         """See `Store.waiting`."""
-        found = []
-        for kept in self._runs.values():
+        found: list[tuple[tuple[int, int, int], Wait]] = []
+        for key, kept in self._runs.items():
             for position, step in enumerate(kept.steps):
                 if kept.head.tenant == tenant and step.shown is not None and step.state in WAITS:
                     head = kept.head
                     since_us = kept.since_us[position]
-                    found.append(
-                        Wait(
-                            *(
-                                tenant,
-                                head.id,
-                                kept.submission.dag,
-                                head.version,
-                                position,
-                                step.state,
-                                step.reason,
-                            ),
-                            *(since_us, step.until_us, step.shown),
-                        )
-                    )
-        return sorted(found, key=lambda wait: wait.since_us)[:limit]
+                    whose = (tenant, head.id, kept.submission.dag, head.version)
+                    why = (position, step.state, step.reason)
+                    wait = Wait(*whose, *why, since_us, step.until_us, step.shown)
+                    found.append(((since_us, key, position), wait))
+        first = (-1, 0, 0) if after is None else (after.since_us, self._key(after), after.position)
+        return [wait for place, wait in sorted(found, key=itemgetter(0)) if place > first][:limit]
+
+    def _key(self, wait: Wait) -> int:
+        return self._by_id[wait.tenant, wait.run]
 
     async def depths(self, tenant: Tenant) -> Sequence[Depth]:
         """See `Store.depths`."""
@@ -228,6 +225,14 @@ class MemoryReads:
     async def late_reports(self) -> int:
         """See `Store.late_reports`."""
         return self._late
+
+    def _recorded(self, kept: Kept) -> RunRecord:
+        """Return a run as it is read; what a run that is not admitted waits for changes without a write to it."""
+        record = _recorded(kept)
+        if kept.head.admitted or kept.head.state in TERMINAL:
+            return record
+        reason = self._lanes.waits_for(self._lane_of(kept)) or Reason.RUN_LIMIT
+        return replace(record, head=replace(record.head, reason=reason))
 
     def _of(self, tenant: Tenant, run: RunId) -> Kept:
         key = self._by_id.get((tenant, run))

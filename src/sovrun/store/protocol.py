@@ -262,8 +262,10 @@ class Reads(Protocol):
     ) -> Sequence[Event]:
         """Return up to `limit` events of a run with sequence greater than `after`, in order. Raises: NotFound."""
 
-    async def waiting(self, tenant: Tenant, *, limit: int = 1_000) -> Sequence[Wait]:
-        """Return the steps that wait for a tool or a person, longest first."""
+    async def waiting(
+        self, tenant: Tenant, *, limit: int = 1_000, after: Wait | None = None
+    ) -> Sequence[Wait]:
+        """Return up to `limit` steps that wait for a tool or a person, longest first, those behind `after` when given."""
 
     async def depths(self, tenant: Tenant) -> Sequence[Depth]:
         """Return the tenant's queues, by DAG id; costs nothing that grows with them."""

@@ -196,9 +196,11 @@ class RemoteStore:
             "list[Event]", await self._call("events", tenant=tenant, run=run, after=after, limit=limit)
         )
 
-    async def waiting(self, tenant: Tenant, *, limit: int = 1_000) -> Sequence[Wait]:
+    async def waiting(
+        self, tenant: Tenant, *, limit: int = 1_000, after: Wait | None = None
+    ) -> Sequence[Wait]:
         """See `Store.waiting`."""
-        return cast("list[Wait]", await self._call("waiting", tenant=tenant, limit=limit))
+        return cast("list[Wait]", await self._call("waiting", tenant=tenant, limit=limit, after=after))
 
     async def depths(self, tenant: Tenant) -> Sequence[Depth]:
         """See `Store.depths`."""

@@ -57,7 +57,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "unfinished": Verb({}, list[tuple[Tenant, RunId]]),
     "steps": Verb({"tenant": Tenant, "run": RunId}, list[Step]),
     "events": Verb({"tenant": Tenant, "run": RunId, "after": int, "limit": int}, list[Event]),
-    "waiting": Verb({"tenant": Tenant, "limit": int}, list[Wait]),
+    "waiting": Verb({"tenant": Tenant, "limit": int, "after": Wait | None}, list[Wait]),
     "depths": Verb({"tenant": Tenant}, list[Depth]),
     "tenant_limits": Verb({"tenant": Tenant}, Limits),
     "reruns": Verb({"tenant": Tenant, "run": RunId}, int),

@@ -14,12 +14,14 @@ import pytest
 from support.order_server import FOREIGN_ORDERS
 from support.paper import paper_provider
 from support.providers import Calls, Entry, Provider
+from support.rest_provider import DESK
 from support.supervisord import SUPERVISOR
 
 ADAPTERS: tuple[Entry, ...] = (
     Entry("paper", paper_provider, frozenset({"order", "deployment"})),
     SUPERVISOR,
     FOREIGN_ORDERS,
+    DESK,
 )
 
 RESOURCE_OF = {"exchange": "order", "host": "deployment", "provider": None}

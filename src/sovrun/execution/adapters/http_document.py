@@ -147,7 +147,8 @@ def _translated(error: ValidationError, path: Path, suggester: Suggester) -> Ite
             field = facts.as_dict()["property"]
             yield Finding("missing_field", f"{subject(path)} lacks the field `{field}`", path)
         case "type":
-            wanted = title or " or ".join(_SPOKEN[kind] for kind in facts.as_dict()["types"])
+            kinds = " or ".join(_SPOKEN[kind] for kind in facts.as_dict()["types"])
+            wanted = kinds if title is None or kinds == _SPOKEN["boolean"] else title
             message = f"{subject(path)} must be {wanted}; it is {kind_of(error.instance)}"
             yield Finding("wrong_type", message, path)
         case "const" | "enum":

@@ -293,6 +293,8 @@ async def test_a_deployment_is_paused_and_resumed_until_it_is_stopped(
     assert isinstance(await adapter.stop_deployment(calls.effect(), StopDeployment(one)), Done)
     assert code_of(await adapter.perform(calls.effect(), RESUME, {"deploymentId": one})) == "wrong_status"
     assert code_of(await adapter.perform(calls.effect(), PAUSE, {"deploymentId": 7})) == "not_found"
+    for payload in ({}, {"deploymentId": one, "force": True}):
+        assert code_of(await adapter.perform(calls.effect(), PAUSE, payload)) == "invalid_payload"
 
 
 async def test_the_ledger_names_actor_client_id_and_fills_and_is_canonical(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sovrun.core.errors import InvalidSetting
+from sovrun.core.spec.document import read_any
 from sovrun.execution.adapters.paper_book import Level
 from sovrun.execution.adapters.paper_settings import paper_settings
+from support.markdown import DOCS, first_cells, rows, section
 
 
 def test_without_settings_there_are_symbols_prices_and_cash() -> None:
@@ -90,3 +94,30 @@ def test_a_setting_that_cannot_be_used_is_refused_with_its_place(
     assert refused.value.detail.startswith("adapter mine: ")
     assert what in refused.value.detail
     assert hint in str(refused.value.hint)
+
+
+def test_the_example_is_accepted_and_shows_every_setting() -> None:
+    text = (Path(__file__).parents[2] / "examples" / "adapters" / "paper.yaml").read_bytes()
+    settings = dict(read_any(text).value["adapters"]["rehearsal"])
+    assert settings.pop("kind") == "paper"
+    found = paper_settings("rehearsal", settings)
+    assert found.offers("FJORD", "buy") == (
+        Level(Decimal("41.30"), Decimal(500)),
+        Level(Decimal("41.60"), Decimal(1500)),
+    )
+    with pytest.raises(InvalidSetting) as refused:
+        paper_settings("rehearsal", {"?": None})
+    assert refused.value.hint == f"known are {', '.join(sorted(settings))}"
+
+
+def test_the_guide_tells_the_settings_and_the_built_in_market() -> None:
+    page = (DOCS / "guides" / "commands.md").read_text()
+    named = {name for cell in first_cells(section(page, "Settings")) for name in re.findall(r"\w+", cell)}
+    assert named == {"prices", "depth", "cash", "currency", "shortSelling", "artifacts"}
+    built_in = paper_settings("paper", {})
+    market = section(page, "The paper provider").partition("###")[0]
+    told = {symbol: (Decimal(price), what) for symbol, price, what in rows(market)}
+    assert {symbol: price for symbol, (price, _) in told.items()} == built_in.prices
+    numbers = [Decimal(number) for number in re.findall(r"[0-9.]*[0-9]", told["THIN"][1])]
+    levels = [*built_in.depth["THIN"].asks, *built_in.depth["THIN"].bids]
+    assert numbers == [number for level in levels for number in (level.quantity, level.price)]

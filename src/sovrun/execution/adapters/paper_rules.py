@@ -163,8 +163,10 @@ def perform(account: Account, call: Call, kind: str, payload: Mapping[str, Any])
     """Decide on a pause of a deployment, or on its end."""
     if kind not in MOVES:
         return Rejected("unknown_kind", f"there is no {kind} here; known are {', '.join(MOVES)}")
+    if set(payload) != {"deploymentId"}:
+        return Rejected("invalid_payload", 'the payload is {"deploymentId": ID}')
     client_id = str(call.client_id)
-    asked = payload.get("deploymentId")
+    asked = payload["deploymentId"]
     if (known := account.performed.get((kind, client_id))) is not None:
         return Done(known) if known["deploymentId"] == asked else _another(client_id)
     record = account.deployments.get(asked) if isinstance(asked, str) else None

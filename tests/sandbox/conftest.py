@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -10,6 +10,7 @@ import pytest
 
 from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.in_process import InProcessExecutor
+from support.attacker import Attacker, users
 from support.tasks import require_bubblewrap
 
 
@@ -54,3 +55,11 @@ def code(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session", params=users(), ids=lambda uid: f"user{uid}")
+def attacker(request: pytest.FixtureRequest) -> Iterator[Attacker]:
+    """Run hostile steps as root, if the suite is, and as an ordinary user."""
+    made = Attacker(request.param)
+    yield made
+    made.close()

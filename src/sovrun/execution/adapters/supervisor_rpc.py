@@ -25,6 +25,8 @@ from sovrun.execution.port import NotReached, OutcomeUnknown
 ANSWER_MAX: Final = 64 << 20
 """Bytes of an answer; a process takes about one kibibyte."""
 _PIECE: Final = 1 << 16
+_VARIABLES: Final = re.compile(r" Available names: .*?(?= in section |$)", re.DOTALL)
+"""Where supervisord lists its whole environment in a message."""
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})", re.IGNORECASE)
 
@@ -161,7 +163,8 @@ class Connection:
         try:
             values, _ = xmlrpc.client.loads(body)
         except xmlrpc.client.Fault as fault:
-            raise Fault(fault.faultCode, f"{method}: {fault.faultString:.500}") from fault
+            message = _VARIABLES.sub("", str(fault.faultString))
+            raise Fault(fault.faultCode, f"{method}: {message:.500}") from fault
         except (xmlrpc.client.Error, ExpatError, ValueError, LookupError, TypeError) as error:
             raise OutcomeUnknown(
                 "bad_answer", f"the answer of {self.address} to {method} cannot be read"

@@ -180,6 +180,19 @@ async def test_more_than_the_cash_cannot_be_bought_and_resting_orders_hold_their
     assert (await adapter.portfolio(calls.read())).cash == {"USD": Decimal(0)}
 
 
+async def test_a_fill_frees_no_more_and_no_less_than_its_order_held(
+    ledger: MemoryLedger, calls: Calls
+) -> None:
+    adapter = open_adapter(NAME, {"cash": "1000", "shortSelling": True}, ledger=ledger)
+    await placed(adapter, calls.effect(), limit("buy", "5", "99.70"))
+    await placed(adapter, calls.effect(), limit("sell", "2", "99.60"))
+    resting = limit("buy", "7.0000000001", "99.70")  # 1000 are there, 3 * 99.70 of them held
+    assert code_of(await adapter.place_order(calls.effect(), replace(resting, quantity=Decimal("7.04")))) == (
+        "insufficient_funds"
+    )
+    assert (await placed(adapter, calls.effect(), resting)).status is OrderStatus.PENDING
+
+
 async def test_a_refusal_leaves_nothing_behind_so_that_the_order_may_be_placed_later(
     adapter: ExecutionAdapter, ledger: MemoryLedger, calls: Calls
 ) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sovrun.core.commands.model import CancelOrder, PlaceOrder
 from sovrun.core.ids import Actor, Tenant
-from sovrun.execution.adapters.paper import open_adapter
+from sovrun.execution.adapters.paper import PaperAdapter, open_adapter
 from sovrun.execution.port import Call, Done, ExecutionAdapter, Order, OrderStatus, Portfolio, Rejected
 from support.ledgers import MemoryLedger
 from support.paper import views
@@ -171,8 +171,12 @@ async def require_same(adapter: ExecutionAdapter, model: Model, numbers: dict[st
     assert {symbol: Fraction(held) for symbol, held in portfolio.positions.items()} == {
         symbol: held for symbol, held in model.held.items() if held
     }
+    if told := await adapter.list_orders(read):
+        assert isinstance(adapter, PaperAdapter)
+        account = adapter._accounts[TENANT]
+        assert Fraction(account.free_cash) == model.free_cash()
+        assert all(Fraction(account.free(order.symbol)) == model.free(order.symbol) for order in told)
     open_left = {row.number: row.left for row in model.standing if row.is_order}
-    told = await adapter.list_orders(read)
     assert [numbers[order.id] for order in told] == list(range(len(model.trades)))
     for order in told:
         trades = model.trades[numbers[order.id]]

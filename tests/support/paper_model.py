@@ -55,12 +55,10 @@ class Model:
         if order.side == "buy":
             cost = sum((price * quantity for price, quantity, _ in trades), Fraction(0))
             cost += left * self._limit(order) if rests else 0
-            if cost > self.cash - sum(row.left * row.price for row in self._orders("buy")):
+            if cost > self.free_cash():
                 return "insufficient_funds"
-        elif not self.short_selling:
-            promised = sum(row.left for row in self._orders("sell") if row.symbol == order.symbol)
-            if Fraction(order.quantity) > self.held.get(order.symbol, 0) - promised:
-                return "insufficient_position"
+        elif not self.short_selling and Fraction(order.quantity) > self.free(order.symbol):
+            return "insufficient_position"
         number = len(self.trades)
         self.trades.append([])
         for price, quantity, maker in trades:
@@ -75,6 +73,15 @@ class Model:
                 Standing(number, order.side, order.symbol, self._limit(order), left, is_order=True)
             )
         return trades
+
+    def free_cash(self) -> Fraction:
+        """Return the cash that no standing order may need."""
+        return self.cash - sum((row.left * row.price for row in self._orders("buy")), Fraction(0))
+
+    def free(self, symbol: str) -> Fraction:
+        """Return what is held of a symbol and not offered already."""
+        offered = [row.left for row in self._orders("sell") if row.symbol == symbol]
+        return self.held.get(symbol, Fraction(0)) - sum(offered, Fraction(0))
 
     def cancel(self, number: int) -> bool:
         """Take an order away, and return whether it stood."""

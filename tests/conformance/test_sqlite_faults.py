@@ -22,6 +22,7 @@ from sovrun.store.protocol import Lease, Store
 from sovrun.stores.sqlite.store import SqliteStore
 from support import dags
 from support.clock import SetClock
+from support.facilities import lacking
 from support.folding import require_told_by_history
 from support.requests import TENANT, WORKER, done, drained, registration, submission
 from support.stores import fresh_file, limited_files
@@ -203,9 +204,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"size=512k,mode=0700") != 0:
-        pytest.skip(
-            f"no right to mount a small disk: {os.strerror(ctypes.get_errno())}; files of limited size stand for it"
-        )
+        lacking(f"no right to mount a small disk: {os.strerror(ctypes.get_errno())}")
     yield folder
     libc.umount2(os.fsencode(folder), 2)
 

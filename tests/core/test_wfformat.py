@@ -16,6 +16,7 @@ from sovrun.core.errors import InvalidSetting, InvalidSpec, Mistake
 from sovrun.core.ids import NAME
 from sovrun.core.plan import plan_of
 from sovrun.core.spec.document import parse_dag
+from sovrun.core.spec.json_document import JSON_BYTES_MAX
 from sovrun.core.spec.model import DagSpec, Reference, Resources
 from sovrun.core.wfformat import import_wfformat, step_name
 
@@ -76,8 +77,8 @@ def depth_of(spec: DagSpec) -> int:
 def test_a_recorded_workflow_becomes_a_dag_with_its_tasks_and_edges(
     name: str, tasks: int, edges: int, depth: int
 ) -> None:
-    data = read(name)
-    _, spec = imported(data, 0.01)
+    published, data = (INSTANCES / name).read_bytes(), read(name)
+    _, spec = imported(published, 0.01)
     plan = plan_of(spec)
     assert (plan.size, sum(map(len, plan.needs)), depth_of(spec)) == (tasks, edges, depth)
     recorded = {task["id"]: task for task in json.loads(data)["workflow"]["specification"]["tasks"]}
@@ -197,6 +198,38 @@ def test_all_mistakes_come_together() -> None:
     document["workflow"]["execution"]["tasks"][0]["runtimeInSeconds"] = -1
     document["workflow"]["specification"]["files"][0]["id"] = None
     assert [mistake.code for mistake in mistakes(document)] == ["unknown_need", "wrong_type", "out_of_range"]
+
+
+def test_a_gzipped_workflow_is_the_same_workflow() -> None:
+    whole = json.dumps(SMALL).encode()
+    packed = gzip.compress(whole)
+    assert imported(packed) == imported(whole)
+    assert imported(gzip.compress(whole[:100]) + gzip.compress(whole[100:])) == imported(whole), "two members"
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (gzip.compress(b" " * (JSON_BYTES_MAX + 1)), "too_large"),
+        (gzip.compress(b" " * (20 << 20)) * 4, "too_large"),
+        (gzip.compress(b" " * JSON_BYTES_MAX), "bad_json"),
+        (gzip.compress(b"{}")[:-3], "bad_gzip"),
+        (gzip.compress(b"{}") + b"more", "bad_gzip"),
+        (b"\x1f\x8b", "bad_gzip"),
+    ],
+    ids=[
+        "one byte too many",
+        "many members",
+        "as much as may be",
+        "cut off",
+        "more behind it",
+        "nothing in it",
+    ],
+)
+def test_a_gzipped_file_is_never_inflated_beyond_what_is_read(data: bytes, code: str) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        imported(data)
+    assert [mistake.code for mistake in refused.value.mistakes] == [code]
 
 
 def test_a_damaged_workflow_gives_a_dag_or_mistakes() -> None:

@@ -15,6 +15,7 @@ from sovrun.core.errors import IsolationUnavailable
 from sovrun.sandbox import launch
 from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.settings import SandboxSettings
+from support.facilities import lacking
 from support.tasks import require_bubblewrap
 
 REACHABLE = Path("/tmp")  # noqa: S108 -- pytest's own folder is closed to other users
@@ -130,7 +131,7 @@ def test_an_ordinary_user_runs_steps_by_the_same_path() -> None:
     script = ORDINARY.format(paths=[str(src), str(tests), *site], text=ORDINARY_STEP)
     done = subprocess.run([python, "-c", script], capture_output=True, text=True, cwd="/", check=False)
     if "PermissionError" in done.stderr or "Permission denied" in done.stderr:
-        pytest.skip("this interpreter or its packages cannot be read by an ordinary user")
+        lacking("this interpreter or its packages cannot be read by an ordinary user")
     assert done.returncode == 0, done.stderr
     output, made, endless = json.loads(done.stdout)
     assert '"uid":1000' in output

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from sovrun.core.canonical import canonical
 from sovrun.core.ids import RunId, StepId, Tenant
 from sovrun.core.spec.model import Kind, Resources
 from sovrun.ports import Failed, Succeeded, Task
 from sovrun.sandbox.settings import SandboxSettings
+from support.facilities import lacking
 
 
 def require_bubblewrap() -> None:
     """Skip by name on a laptop without bubblewrap; in CI its absence is a failure."""
     if SandboxSettings().bubblewrap() is None:
-        assert os.environ.get("CI") != "true", "bubblewrap is not installed"
-        pytest.skip("bubblewrap is not installed")
+        lacking("bubblewrap is not installed")
 
 
 def task(entry: str | tuple[str, ...], *, code: Path | None = None, **more: Any) -> Task:

@@ -79,7 +79,8 @@ def _levels(needs: tuple[tuple[int, ...], ...]) -> list[int]:
 
 def import_wfformat(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A WfFormat instance (JSON).", show_default=False)
+        Path,
+        typer.Argument(metavar="FILE", help="A WfFormat instance (JSON, also gzipped).", show_default=False),
     ],
     output: Annotated[
         Path | None,

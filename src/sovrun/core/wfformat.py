@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -26,6 +27,7 @@ from sovrun.core.spec.shape import STEPS_MAX
 VERSION: Final = "1.5"
 ENTRY: Final = "sovrun.replica:run_task"
 
+_GZIP: Final = b"\x1f\x8b"
 _RUNTIME_MAX_S: Final = 366 * 86_400
 _OTHER_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
 _NAME_MAX: Final = 128
@@ -64,13 +66,15 @@ def import_wfformat(data: bytes, *, name: str, time_scale: float) -> dict[str, A
     its files, and the recorded run time multiplied by `time_scale`, in microseconds.
 
     Args:
-        data: JSON, UTF-8.
+        data: JSON, UTF-8; or that compressed by gzip, as recorded workflows are published.
         name: what messages call the file.
         time_scale: at least 0; with 0 the steps take no time.
     Raises: InvalidSpec with the mistakes in the file; InvalidSetting when `time_scale` is not usable.
     """
     if not (math.isfinite(time_scale) and time_scale >= 0):
         raise InvalidSetting(f"the time scale must be 0 or more, not {time_scale}")
+    if data.startswith(_GZIP):
+        data = _inflated(data, name)
     if len(data) > JSON_BYTES_MAX:
         message = f"the file has {len(data)} bytes; {JSON_BYTES_MAX >> 20} MiB is the most"
         raise InvalidSpec(name, [Mistake("too_large", message)])
@@ -84,6 +88,25 @@ def import_wfformat(data: bytes, *, name: str, time_scale: float) -> dict[str, A
     if document is None or reader.found:
         raise InvalidSpec(name, _placed(data, reader.found))
     return document
+
+
+def _inflated(data: bytes, name: str) -> bytes:
+    """Return what gzip has compressed, never making more of it than may be read. Raises: InvalidSpec."""
+    whole = b""
+    while data:
+        member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        try:
+            whole += member.decompress(data, JSON_BYTES_MAX + 1 - len(whole))
+        except zlib.error as error:
+            message = f"the file is not of gzip's form: {error}"
+            raise InvalidSpec(name, [Mistake("bad_gzip", message)]) from None
+        if len(whole) > JSON_BYTES_MAX:
+            message = f"the file inflates to more than {JSON_BYTES_MAX >> 20} MiB, the most that is read"
+            raise InvalidSpec(name, [Mistake("too_large", message)])
+        if not member.eof:
+            raise InvalidSpec(name, [Mistake("bad_gzip", "the file ends before what gzip has compressed")])
+        data = member.unused_data
+    return whole
 
 
 def _placed(data: bytes, found: Sequence[Finding]) -> list[Mistake]:

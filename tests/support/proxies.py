@@ -113,7 +113,7 @@ class Proxy:
             self._server.close()
             for task in [*self._open]:
                 task.cancel()
-            await asyncio.gather(*self._open, return_exceptions=True)
+            await asyncio.gather(*self._open)
             await self._server.wait_closed()
             self._server = None
 
@@ -142,8 +142,10 @@ class Proxy:
         try:
             while await self._one(reader, writer):
                 pass
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # one side went away, which ends the other too
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            # One side went away, which ends the other too; or the proxy closes. A connection's task must not end as
+            # cancelled: asyncio would report it as a fault of the server.
+            pass
         finally:
             self._open.discard(task)
             writer.close()

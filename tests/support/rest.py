@@ -54,6 +54,7 @@ class RestServer:
     handler: Handler
     got: list[Got] = field(default_factory=list)
     port: int = 0
+    _open: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -64,13 +65,26 @@ class RestServer:
         return [one for one in self.got if one.method != "GET"]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        # a connection's task must not end as cancelled: asyncio would report it as a fault of the server
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 got = await _request(reader)
                 self.got.append(got)
                 writer.write(self.handler(got).written())
                 await writer.drain()
+        self._open.discard(task)
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+    async def close(self) -> None:
+        """Close the connections that are open."""
+        for task in [*self._open]:
+            task.cancel()
+        await asyncio.gather(*self._open)
 
 
 async def _request(reader: asyncio.StreamReader) -> Got:
@@ -94,3 +108,5 @@ async def rest_server(handler: Handler) -> AsyncIterator[RestServer]:
         yield served
     finally:
         server.close()
+        await served.close()
+        await server.wait_closed()

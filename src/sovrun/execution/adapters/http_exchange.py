@@ -218,6 +218,8 @@ class Exchange:
         except UnfitError as error:
             return Rejected(error.code, str(error))
         if 200 <= answer.status < 300:
+            if answer.body.strip():
+                answer.json()  # a page of some gateway acknowledges nothing
             return answer
         return self._refusal(effect, answer)
 

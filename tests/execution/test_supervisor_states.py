@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from typing import Any
 
@@ -22,6 +23,7 @@ from sovrun.execution.adapters.supervisor_states import (
     status_together,
 )
 from sovrun.execution.port import LIVE, DeploymentStatus, OutcomeUnknown
+from support.markdown import DOCS, section
 
 QUEUED, RUNNING, STOPPING = DeploymentStatus.QUEUED, DeploymentStatus.RUNNING, DeploymentStatus.STOPPING
 STOPPED, FAILED = DeploymentStatus.STOPPED, DeploymentStatus.FAILED
@@ -125,3 +127,10 @@ def test_a_process_that_makes_no_sense_is_a_bad_answer(info: Any) -> None:
     with pytest.raises(OutcomeUnknown) as unknown:
         process_of(info)
     assert unknown.value.reason == "bad_answer"
+
+
+def test_the_guide_has_the_same_table() -> None:
+    page = section((DOCS / "guides" / "commands.md").read_text(), "Processes under supervisord")
+    told = re.findall(r"^\| `([A-Z]+)` \| `([a-z]+)` \|$", page, flags=re.MULTILINE)
+    assert dict(told) == {state: status.value for state, status in STATES.items()}
+    assert len(told) == len(STATES)

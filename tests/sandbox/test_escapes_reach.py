@@ -59,7 +59,6 @@ def test_the_kernels_settings_cannot_be_opened_for_writing(attacker: Attacker) -
     paths = [
         "/proc/sys/kernel/core_pattern",
         "/proc/sys/vm/swappiness",
-        "/proc/sysrq-trigger",
         "/proc/self/mem",
     ]
     assert set(attacker.value("open_for_writing", paths=paths).values()) <= {"EACCES", "EROFS", "EPERM"}

@@ -108,6 +108,7 @@ class Attempt:
             "limits": self._limits_inside(),
             "read_only": wanted.read_only,
             "landlock": self._hub.landlock,
+            "reproducible": self._task["reproducible"],
         }
         self._send({**setup, "keyctl": launch.keyctl(), "site": self._hub.frame["site"]})
 
@@ -327,8 +328,8 @@ class Attempt:
         if self._collector > 0:
             with suppress(ProcessLookupError):
                 os.kill(self._collector, signal.SIGKILL)
-        if self._network is not None and self._ended:
-            self._network.end(cut=True)
+        if self._network is not None:
+            self._network.cut()
         if self._init_pidfd >= 0:
             _kill(self._init_pidfd)  # the first process of a pid namespace takes all others with it
         if self._status is None:
@@ -376,7 +377,7 @@ class Attempt:
         if self._network is None:
             self.on_network_ended([])
         else:
-            self._network.end(cut=self._verdict is not None)
+            self._network.end()
 
     def on_network_ended(self, connections: list[Any]) -> None:
         """Conclude: nothing of the attempt lives, and nothing it had sent is on its way."""

@@ -94,14 +94,21 @@ class Listeners:
         self._link = ours
         self._hub.watch(ours.fileno(), self._on_said)
 
-    def end(self, *, cut: bool) -> None:
-        """Stop, once nothing of the step lives: see to its end what it had sent, or with `cut` stop at once."""
+    def cut(self) -> None:
+        """Break off whatever is open; said before the step is killed, so that its death looks like no end of its own."""
+        self._say(CUT)
+
+    def end(self) -> None:
+        """Tell what was carried, now that nothing of the step lives and what it had sent has been seen to its end."""
         self._is_ending = True
+        self._say(DRAIN)
         if self._link is None:
             self._tell_end()
-            return
-        with suppress(OSError):  # it has gone, which is about to be noticed
-            self._link.send(CUT if cut else DRAIN)
+
+    def _say(self, word: bytes) -> None:
+        if self._link is not None:
+            with suppress(OSError):  # it has gone, which is about to be noticed
+                self._link.send(word)
 
     def _on_said(self) -> None:
         if self._link is None:

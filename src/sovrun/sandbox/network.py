@@ -158,7 +158,7 @@ async def _addresses(entry: AllowedEndpoint, ask: Resolve) -> tuple[str, ...]:
     if entry.addresses:
         return entry.addresses
     try:
-        answers = list(dict.fromkeys(await ask(entry.endpoint)))[:ADDRESSES_MAX]
+        answers = list(dict.fromkeys(await ask(entry.endpoint)))
     except (OSError, UnicodeError) as error:
         said = getattr(error, "strerror", None) or error
         raise _unresolved(entry.endpoint, str(said)) from None
@@ -175,7 +175,7 @@ async def _addresses(entry: AllowedEndpoint, ask: Resolve) -> tuple[str, ...]:
                     f"operator's list with {entry.endpoint}={text}",
                 )
             )
-    return tuple(answers)
+    return tuple(answers[:ADDRESSES_MAX])
 
 
 def _unresolved(endpoint: Endpoint, said: str) -> NotAdmitted:

@@ -29,7 +29,8 @@ DRAIN_SECONDS: Final = 10.0
 DRAIN: Final = b"d"
 CUT: Final = b"c"
 
-_CHUNK: Final = 1 << 17
+CHUNK: Final = 1 << 17
+"""Bytes that are held of one direction of a connection, at most."""
 _RESET: Final = struct.pack("ii", 1, 0)
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -105,7 +106,7 @@ class _Connection:
             if events & _WRITE:
                 self._flush(near, towards)
             if events & _READ and not away.pending and not away.ended:
-                data = near.recv(_CHUNK)
+                data = near.recv(CHUNK)
                 away.ended = not data
                 away.pending = memoryview(data)
                 self._flush(far, away)
@@ -220,19 +221,24 @@ class Relay:
         self._selector.register(self._link, _READ, self._on_link)
         wire.send(self._link.fileno(), {"say": "listening"})
         self._listen()
-        while not self._is_cut and not (self.is_draining and not self._open and not self._listening):
-            for key, events in self._selector.select(self._patience()):
+        while self._goes_on():
+            ready = self._selector.select(self._patience())
+            # Before the step's death can be seen, the supervisor has said whether that is an end or a cut.
+            for key, events in sorted(ready, key=lambda one: one[0].fileobj is not self._link):
                 current = self._selector.get_map().get(key.fd)
                 if (
                     current is not None and current.data == key.data
                 ):  # a callback of this round may have closed it
                     key.data(events)
+                if self._is_cut:
+                    break
             self._mind_the_time()
             self._listen()
-        for connection in list(self._open):
-            connection.end("cut")
         self._link.settimeout(None)
         wire.send(self._link.fileno(), {"say": "ended", "connections": self._ledger.entries()})
+
+    def _goes_on(self) -> bool:
+        return not self._is_cut and (not self.is_draining or bool(self._open or self._listening))
 
     def _patience(self) -> float | None:
         times = [one.dial_until for one in self._open if one.dial_until is not None]
@@ -245,17 +251,22 @@ class Relay:
         for connection in list(self._open):
             if connection.dial_until is not None and connection.dial_until <= now:
                 connection.dial()
-        self._is_cut = self._is_cut or (self.is_draining and self._drain_until <= now)
+        if self.is_draining and self._drain_until <= now:
+            self._cut()
 
     def _on_link(self, _: int) -> None:
-        said = self._link.recv(16)
-        if said == DRAIN:
+        if self._link.recv(16) == DRAIN:
             self.is_draining = True
             self._drain_until = time.monotonic() + DRAIN_SECONDS
             for connection in list(self._open):
                 connection.drain()
         else:
-            self._is_cut = True
+            self._cut()
+
+    def _cut(self) -> None:
+        self._is_cut = True
+        for connection in list(self._open):
+            connection.end("cut")
 
     # --- calls from the step ------------------------------------------------------------------------------------------
 

@@ -51,6 +51,25 @@ def fixed_environment(epoch: int, *, home: str, tmp: str, python_path: str) -> d
     }
 
 
+THREAD_COUNTS: Final = (
+    "BLIS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""Variables by which libraries are told how many threads to use; the order of a sum depends on it."""
+
+
+def reproducible_environment(fixed: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a step in reproducible mode. Args: fixed: what every step has."""
+    return {**fixed, **dict.fromkeys(THREAD_COUNTS, "1")}
+
+
 def split_entry(entry: str) -> tuple[str, str]:
     """Return module and function of `module:function`. Raises: StepNotFound when it is of another form."""
     module, colon, function = entry.partition(":")

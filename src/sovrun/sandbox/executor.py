@@ -97,6 +97,7 @@ def request_of(task: Task, routes: Sequence[Route] = ()) -> dict[str, Any]:
         "network": [route.wire() for route in routes],
         "trusted": trusted_folders() if routes else [],
         "secrets": list(task.secret_values or ()),
+        "reproducible": task.reproducible,
     }
 
 

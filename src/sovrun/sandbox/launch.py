@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from sovrun.sandbox.exchange import CODE, INPUTS, LIBRARY, WORK, fixed_environment
+from sovrun.sandbox.exchange import (
+    CODE,
+    INPUTS,
+    LIBRARY,
+    WORK,
+    fixed_environment,
+    reproducible_environment,
+)
 
 INFO: Final = 4
 ARGUMENTS: Final = 5
@@ -37,6 +44,7 @@ KEYCTL: Final[Mapping[str, int]] = {"x86_64": 250, "aarch64": 219}
 """Number of that system call by architecture, as `uname` names it."""
 
 _JOIN_SESSION_KEYRING: Final = 1
+_ADDR_NO_RANDOMIZE: Final = 0x0040000
 _CLONE_NEWNS: Final = 0x00020000
 _MS_NOSUID_NODEV: Final = 2 | 4
 _MS_BIND: Final = 4096
@@ -161,6 +169,7 @@ class Order:
         rooms: what may be written; root makes them, for an ordinary user bubblewrap does.
         uid: host user id to drop to; None for an ordinary user, who stays.
         groups: files into which to write 0 to enter the control groups.
+        fixed_addresses: without randomisation of the address space.
         read_only: directories inside in which nothing may be created.
     """
 
@@ -171,6 +180,7 @@ class Order:
     rooms: tuple[Room, ...]
     uid: int | None
     groups: tuple[str, ...]
+    fixed_addresses: bool
     read_only: tuple[str, ...]
 
 
@@ -182,7 +192,7 @@ def order(
     Args:
         frame: `Frame.wire()`.
         task: the step: `code` (path or None), `files` (path by digest), `limits`, `files_max`, `epoch`,
-            `network` (routes), `trusted` (directories of certificates).
+            `network` (routes), `trusted` (directories of certificates), `reproducible`.
         uid: host user id to drop to, or None.
         groups: of the step, see `Order`.
     """
@@ -202,7 +212,7 @@ def order(
     rooms = rooms_of(task["limits"]["disk"], task["files_max"])
     options = [
         *_BOUNDARY,
-        *_environment(task["epoch"]),
+        *_environment(task["epoch"], reproducible=task["reproducible"]),
         *_writable(rooms, None if uid is None else len(sources)),
         *(word for target, inside in frame["links"] for word in ("--symlink", target, inside)),
         *(word for source, inside in shown for word in ("--ro-bind", source, inside)),
@@ -217,6 +227,7 @@ def order(
         rooms=rooms,
         uid=uid,
         groups=groups,
+        fixed_addresses=task["reproducible"],
         read_only=("/", "/dev", *(inside for source, inside in binds if Path(source).is_dir())),
     )
 
@@ -229,9 +240,11 @@ _BOUNDARY: Final = (
 """The walls; Landlock and limits are put up inside, see `seal`."""
 
 
-def _environment(epoch: int) -> list[str]:
+def _environment(epoch: int, *, reproducible: bool) -> list[str]:
     # /code joins the path only after the sandbox is sealed: see the runner.
     variables = fixed_environment(epoch, home=WORK, tmp="/tmp", python_path=LIBRARY)  # noqa: S108 -- inside
+    if reproducible:
+        variables = reproducible_environment(variables)
     return ["--clearenv", *(word for name, value in variables.items() for word in ("--setenv", name, value))]
 
 
@@ -274,6 +287,12 @@ def enter(groups: Sequence[str]) -> None:
             raise NotLaunched(f"control group: {entries}: {error.strerror}") from None
 
 
+def fix_addresses() -> None:
+    """Have whatever this process becomes and starts laid out in memory the same way each time. Raises: NotLaunched."""
+    if _libc.personality(_ADDR_NO_RANDOMIZE) < 0:
+        raise NotLaunched(f"fixed addresses: {os.strerror(ctypes.get_errno())}")
+
+
 def memory_file(data: bytes) -> int:
     """Return a descriptor of a file without a name that holds `data`, at its beginning."""
     descriptor = os.memfd_create("sovrun")
@@ -298,6 +317,8 @@ def launch(wanted: Order, descriptors: Mapping[int, int], parent: int) -> NoRetu
             drop_to(wanted.uid)
             _require_readable(wanted)
         leave_keyring()
+        if wanted.fixed_addresses:
+            fix_addresses()
         die_with(parent)  # last, for a change of user clears it
         complain = _arrange(descriptors)
         os.umask(0o022)

@@ -54,6 +54,11 @@ _TABLE: Final = (
         "delegate the control group in the message to the user that runs Sovrun",
     ),
     (
+        ("fixed addresses",),
+        "reproducible mode is forbidden here: addresses cannot be fixed",
+        "allow personality(ADDR_NO_RANDOMIZE, 0x40000) in the container's seccomp profile",
+    ),
+    (
         ("drop the user id",),
         "root here may not change its user id (CAP_SETUID or CAP_SETGID is missing)",
         "run Sovrun as an ordinary user, or give the container CAP_SETUID and CAP_SETGID",

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 CONTROL: Final = 3
 """Descriptor of the socket to the supervisor; with 0, 1 and 2 the only one that is open."""
 
+ADDRESSES_FIXED: Final = 0x0040000
+"""What `/proc/self/personality` says of a process without randomisation of its address space."""
+
 WRITABLE: Final = ("/work", "/tmp", "/dev/shm")  # noqa: S108 -- inside
 DEVICES: Final = (
     "/dev/null",
@@ -87,6 +90,8 @@ def attest(setup: Mapping[str, Any]) -> list[str]:
     problems = status_problems(_read("/proc/self/status")) + interface_problems(_read("/proc/net/dev"))
     problems += [f"{path} can be written" for path in setup["read_only"] if can_create_in(path)]
     problems += filter_problems(setup["keyctl"])
+    if setup["reproducible"] and int(_read("/proc/self/personality"), 16) != ADDRESSES_FIXED:
+        problems.append("addresses are not fixed")
     # The listing itself holds one descriptor, the lowest that is free.
     descriptors = sorted(map(int, os.listdir("/proc/self/fd")))
     if descriptors != [0, 1, 2, CONTROL, CONTROL + 1]:

@@ -10,9 +10,12 @@ from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
 from sovrun.core.errors import InvalidSetting
+from sovrun.core.ids import Tenant
+from sovrun.execution.adapter_set import AdapterSet, read_adapter_settings
 from sovrun.execution.adapters.http import open_adapter
 from sovrun.execution.adapters.http_document import InvalidMapping, mapping_schema, read_mapping
 from sovrun.wiring import SystemClock
+from support.ledgers import MemoryLedger
 from support.order_server import MAPPING
 
 VALID = """\
@@ -217,3 +220,18 @@ def test_a_secret_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     text = VALID.replace("{env: TOKEN}", f"{{file: {tmp_path / 'token'}}}")
     with pytest.raises(InvalidSetting, match="the secret file"):
         opened(tmp_path, text)
+
+
+async def test_paths_in_a_mapping_count_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t0p")
+    await opened(tmp_path, VALID.replace("{env: TOKEN}", "{file: token}")).close()
+    with pytest.raises(InvalidSetting, match=r"tls\.ca"):
+        opened(tmp_path, VALID.replace("{env: TOKEN}", "{file: token}") + "tls: {ca: token}\n")
+
+
+async def test_the_example_of_settings_opens() -> None:
+    settings = read_adapter_settings(MAPPING.with_name("http.yaml"))
+    adapters = AdapterSet.open(settings, ledger=MemoryLedger(), clock=SystemClock())
+    assert list(adapters.names(Tenant("acme"))) == ["exchange"]
+    assert adapters.reads(Tenant("acme"), "exchange").capabilities.resources == {"order"}
+    await adapters.close()

@@ -44,7 +44,7 @@ def open_adapter(name: str, settings: Mapping[str, Any], *, clock: Clock) -> Htt
     """Return an adapter for the provider that a mapping file describes.
 
     Args:
-        settings: `mapping`, the path of the file; `baseUrl`, instead of the file's.
+        settings: `mapping`, the path of the file, from which paths in it count; `baseUrl`, instead of the file's.
         clock: what `now` in the mapping stands for.
     Raises: InvalidSetting.
     """
@@ -61,7 +61,7 @@ def open_adapter(name: str, settings: Mapping[str, Any], *, clock: Clock) -> Htt
         fault = bad_base_url(url, has_secrets=bool(secrets))
         if fault is not None:
             read.refuse("baseUrl", fault, "write a URL such as https://api.example.org/v2")
-    wire = Wire(mapping, url.rstrip("/"))
+    wire = Wire(mapping, url.rstrip("/"), Path(path).parent)
     require_secrets(wire, secrets)
     return HttpAdapter(name, mapping, wire, clock)
 

@@ -60,13 +60,18 @@ class Budget:
 
 @dataclass(slots=True)
 class Secrets:
-    """The values behind `env` and `file`; files are read anew for every request, so that one may be renewed."""
+    """The values behind `env` and `file`; files are read anew for every request, so that one may be renewed.
 
+    Args:
+        folder: from which relative paths count.
+    """
+
+    folder: Path
     _seen: set[str] = field(default_factory=set, repr=False)
 
     def value(self, form: str, name: str) -> str:
         """Return a secret's text. Raises: InvalidSetting, which never shows it."""
-        value = os.environ.get(name) if form == "env" else _content(Path(name))
+        value = os.environ.get(name) if form == "env" else _content(self.folder / name)
         if value is None:
             raise InvalidSetting(
                 f"the environment variable {name} is not set", hint="set it where Sovrun is started"
@@ -109,14 +114,14 @@ def _content(path: Path) -> str:
 
 
 class Wire:
-    """Sends requests as a mapping writes them."""
+    """Sends requests as a mapping writes them; paths in it count from `folder`."""
 
-    def __init__(self, mapping: HttpMapping, base_url: str) -> None:
-        self.secrets = Secrets()
+    def __init__(self, mapping: HttpMapping, base_url: str, folder: Path) -> None:
+        self.secrets = Secrets(folder)
         self._mapping = mapping
         self._base = base_url
         try:
-            trust = ssl.create_default_context(cafile=mapping.ca)
+            trust = ssl.create_default_context(cafile=None if mapping.ca is None else folder / mapping.ca)
         except (OSError, ssl.SSLError) as error:
             raise InvalidSetting(
                 f"tls.ca {mapping.ca}: {error}", hint="name a readable file of PEM certificates"

@@ -6,9 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from support.facilities import lacking
 
 HERE = Path(__file__).parent
 NOBODY = 65_534
@@ -16,15 +19,15 @@ NOBODY = 65_534
 
 def interpreter() -> str:
     """Return a Python of this version that every user can start."""
-    for found in (sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin")):
-        if found is not None:
-            said = "import sys; print(sys.version_info[:2])"
+    said = "import sys; print(sys.version_info[:2])"
+    for found in filter(None, (sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin"))):
+        with suppress(PermissionError):
             asked = subprocess.run(
                 [found, "-c", said], capture_output=True, text=True, user=NOBODY, check=False, cwd="/"
             )
             if asked.stdout.strip() == str(sys.version_info[:2]):
                 return found
-    return pytest.fail("no Python of this version can be started by an ordinary user")
+    return lacking("no Python of this version can be started by an ordinary user")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="the files named here are themselves run by an ordinary user")

@@ -19,7 +19,7 @@ import pytest
 
 from sovrun.core.commands.model import CancelOrder, PlaceOrder
 from sovrun.execution.adapters.http import HttpAdapter, open_adapter
-from sovrun.execution.port import Done, NotReached, Order, OrderStatus, OutcomeUnknown, Rejected
+from sovrun.execution.port import Call, Done, NotReached, Order, OrderStatus, OutcomeUnknown, Rejected
 from sovrun.wiring import SystemClock
 from support.order_server import MAPPING, OrderServer, order_adapter, order_server
 from support.providers import Calls
@@ -213,6 +213,31 @@ async def test_no_more_connections_are_open_than_the_mapping_allows(
     await adapter.close()
     assert [type(one) for one in outcomes] == [OutcomeUnknown] * 2 + [NotReached] * 3
     assert len(line.sent()) == 2
+
+
+async def test_a_third_of_three_hundred_orders_is_cut_and_each_is_there_once(
+    line: Line, calls: Calls
+) -> None:
+    turn = asyncio.Semaphore(8)
+
+    async def place(call: Call) -> bool:
+        async with turn:
+            try:
+                outcome = await line.adapter.place_order(call, LIMIT)
+            except OutcomeUnknown:
+                found = await line.adapter.find_order(calls.read(), str(call.client_id))
+                assert found is not None
+                return True
+            assert isinstance(outcome, Done)
+            return False
+
+    asked = [calls.effect() for _ in range(300)]
+    async with line.proxy.meeting(seeded(11, 0.33, ["POST"])):
+        unknown = await asyncio.gather(*map(place, asked))
+    assert 60 < sum(unknown) < 140
+    assert line.sent() == ["POST"] * 300
+    held = [order["order_id"] for order in await line.server.open_orders()]
+    assert sorted(held) == sorted(f"acme.{call.client_id}" for call in asked)
 
 
 # --- executions and orders that go on meanwhile -------------------------------------------------------------------

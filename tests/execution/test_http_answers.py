@@ -293,6 +293,14 @@ async def test_a_request_is_exactly_what_the_mapping_says(tmp_path: Path, calls:
     assert got.headers["content-type"] == "application/json"
 
 
+async def test_a_header_of_a_request_takes_the_place_of_the_one_for_all(tmp_path: Path, calls: Calls) -> None:
+    own = "    path: /orders\n    headers: {x-account: {join: [desk-, {from: tenant}]}}\n"
+    mapping = MAPPING.replace("    path: /orders\n", own, 1)
+    async with spoken_to(tmp_path, order_told, mapping) as (adapter, server):
+        await adapter.place_order(calls.effect(), LIMIT)
+        assert server.got[0].headers["x-account"] == "desk-acme"
+
+
 async def test_a_member_without_a_value_is_left_out(tmp_path: Path, calls: Calls) -> None:
     async with spoken_to(tmp_path, lambda got: order_told(got, type="MKT")) as (adapter, server):
         await adapter.place_order(

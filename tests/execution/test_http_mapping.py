@@ -86,6 +86,8 @@ MISTAKES: list[tuple[str, str, str, str]] = [
     ("{status: 409, duplicate: true}", "{status: 503}", "11:14", "`status`"),
     ("duplicate: true", 'is: "x"', "11:5", "a test of the body is `at` with one of"),
     ("duplicate: true", "outcome: unknown, code: x", "11:5", "only what is rejected has a `code`"),
+    ("headers:\n", "headers:\n  Host: x\n", "9:3", "the header Host is the client's own"),
+    ("tenant: acme", "symbols: {A: X, B: X}\ntenant: acme", "5:20", "'X' is 'A' already"),
     ("modes: [paper]", "modes: &m [paper]", "4:8", "an anchor (&m) is not allowed"),
     ("kind: HttpAdapter", "kind: HttpAdapter\nkind: HttpAdapter", "3:1", "stands twice"),
 ]  # fmt: skip
@@ -191,6 +193,11 @@ def test_a_mapping_that_is_not_there_is_refused(tmp_path: Path) -> None:
         open_adapter("exchange", {}, clock=SystemClock())
     with pytest.raises(InvalidSetting, match="No such file"):
         open_adapter("exchange", {"mapping": str(tmp_path / "none.yaml")}, clock=SystemClock())
+
+
+def test_a_mapping_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="more than 1 MiB"):
+        opened(tmp_path, VALID + "# " + "x" * (1 << 20))
 
 
 def test_certificates_that_cannot_be_read_are_refused(

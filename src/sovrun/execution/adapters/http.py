@@ -69,9 +69,12 @@ def open_adapter(name: str, settings: Mapping[str, Any], *, clock: Clock) -> Htt
 def _content(read: SettingsOf, path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(MAPPING_BYTES_MAX + 1)
+            data = file.read(MAPPING_BYTES_MAX + 1)
     except OSError as error:
         read.refuse("mapping", f"{path}: {error.strerror or error}", "name a file that Sovrun can read")
+    if len(data) > MAPPING_BYTES_MAX:
+        read.refuse("mapping", f"{path} has more than {MAPPING_BYTES_MAX >> 20} MiB", "name a mapping file")
+    return data
 
 
 class HttpAdapter:

@@ -54,6 +54,11 @@ PASSED_ON: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
 }
 """Without these a request cannot mean what the command says, or its effect could never be found again."""
 
+OWN_HEADERS: Final = frozenset(
+    {"host", "connection", "content-length", "transfer-encoding", "accept-encoding"}
+)
+"""Headers on which it depends where a request and its answer end."""
+
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _STEP: Final = re.compile(r"(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?", re.ASCII)
 _WORDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -185,13 +190,11 @@ def _requests(value: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any
 
 
 def _reference_findings(value: Mapping[str, Any], suggester: Suggester) -> Iterator[Finding]:
-    for header, template in value.get("headers", {}).items():
-        yield from _template(template, ("headers", header), EVERYWHERE, suggester, secrets=True)
+    yield from _header_findings(value, (), EVERYWHERE, suggester)
     for path, request, names in _requests(value):
         for name in _BRACES.findall(request["path"]):
             yield from _known(name, (*path, "path"), names, suggester)
-        for header, template in request.get("headers", {}).items():
-            yield from _template(template, (*path, "headers", header), names, suggester, secrets=True)
+        yield from _header_findings(request, path, names, suggester)
         for field in ("query", "body"):
             if field in request:
                 yield from _template(request[field], (*path, field), names, suggester)
@@ -203,6 +206,18 @@ def _reference_findings(value: Mapping[str, Any], suggester: Suggester) -> Itera
         for name, pick in record.items():
             if name not in ("owner", "detail") and isinstance(pick, dict) and "after" in pick:
                 yield from _template(pick["after"], (*path, name, "after"), EVERYWHERE, suggester)
+
+
+def _header_findings(
+    value: Mapping[str, Any], path: Path, names: tuple[str, ...], suggester: Suggester
+) -> Iterator[Finding]:
+    for header, template in value.get("headers", {}).items():
+        at = (*path, "headers", header)
+        if header.lower() in OWN_HEADERS:
+            yield Finding(
+                "bad_value", f"the header {header} is the client's own; leave it out", at, at_key=True
+            )
+        yield from _template(template, at, names, suggester, secrets=True)
 
 
 def _template(
@@ -302,6 +317,7 @@ def _meaning_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
                 "missing_field", message, (resource, name), f"write {{from: {missing}}} where it belongs"
             )
     yield from _rule_findings(value, ())
+    yield from _symbol_findings(value)
     yield from _duration_findings(value)
     yield from _url_findings(value)
 
@@ -344,6 +360,15 @@ def _rule_findings(value: Mapping[str, Any], path: Path) -> Iterator[Finding]:
             yield Finding("bad_value", "a test of the body is `at` with one of `is` and `begins`", where)
         if rule.get("outcome", "rejected") != "rejected" and ("code" in rule or rule.get("duplicate")):
             yield Finding("bad_value", "only what is rejected has a `code` or is a `duplicate`", where)
+
+
+def _symbol_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
+    taken: dict[str, str] = {}
+    for ours, theirs in value.get("symbols", {}).items():
+        if theirs in taken:
+            message = f"{quoted(theirs)} is {quoted(taken[theirs])} already; what is read could be either"
+            yield Finding("bad_value", message, ("symbols", ours))
+        taken.setdefault(theirs, ours)
 
 
 def _duration_findings(value: Mapping[str, Any]) -> Iterator[Finding]:

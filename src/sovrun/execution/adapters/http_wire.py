@@ -203,7 +203,7 @@ class Wire:
     def _written(self, request: Request, scope: Scope, further: Mapping[str, str]) -> httpx.Request:
         numbers = self._mapping.numbers
         query = {name: filled_text(template, scope, numbers) for name, template in request.query.items()}
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        headers = httpx.Headers({"Accept": "application/json", "Accept-Encoding": "identity"})
         for name, template in (*self._mapping.headers.items(), *request.headers.items()):
             text = filled_text(self.secrets.filled(template), scope)
             if text is None:

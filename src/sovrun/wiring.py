@@ -14,11 +14,11 @@ import sqlite3
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sovrun.core.errors import FileUnavailable, InvalidSetting, SovrunError, StoreOwned
 from sovrun.core.ids import Actor, Digest, RunId, Tenant, WorkerId, actor
@@ -27,8 +27,10 @@ from sovrun.core.spec.model import DagSpec
 from sovrun.engine.desk import Desk
 from sovrun.engine.engine import Engine
 from sovrun.engine.handler import KnownDag, RunRequest, known_dag, registration_of, submission_of
-from sovrun.engine.replay import Recorded, Replay, recorded_run, replay
+from sovrun.engine.replay import Recorded, RecordedClerk, Replay, recorded_run, replay
 from sovrun.engine.worker import Worker
+from sovrun.execution.adapter_set import PAPER_ALONE, AdapterSet, read_adapter_settings
+from sovrun.execution.layer import CommandLayer
 from sovrun.ports import Code, Executor
 from sovrun.sandbox.careful import CarefulExecutor
 from sovrun.sandbox.executor import SandboxExecutor
@@ -164,7 +166,7 @@ class Opened:
     def load(self, path: Path, tenant: Tenant) -> KnownDag:
         """Return the DAG of a file with its code, kept as it is now.
 
-        Raises: FileUnavailable, InvalidSpec, CodeUnavailable, StepKindUnavailable; InvalidSetting when a source of
+        Raises: FileUnavailable, InvalidSpec, CodeUnavailable; InvalidSetting when a source of
             secrets lies within the code.
         """
         return load_dag(self.files, path, tenant, self.secrets)
@@ -228,6 +230,28 @@ async def open_executor(
     raise InvalidSetting(f"{isolation!r} is no isolation", hint=f"use {' or '.join(ISOLATIONS)}")
 
 
+ADAPTERS: Final = "SOVRUN_ADAPTERS"
+"""The environment variable that names the file of the adapters' settings where no option does."""
+
+
+def adapter_settings(path: Path | None) -> Mapping[str, Any]:
+    """Return the settings of the adapters by name; where no file is named, of the embedded paper provider alone.
+
+    Args:
+        path: of the file; None means the one that the environment variable `SOVRUN_ADAPTERS` names.
+    Raises: InvalidSetting.
+    """
+    named = path or (Path(os.environ[ADAPTERS]) if os.environ.get(ADAPTERS) else None)
+    return PAPER_ALONE if named is None else read_adapter_settings(named)
+
+
+def open_commands(store: Store, settings: Mapping[str, Any]) -> CommandLayer:
+    """Return the command layer of a store that this process owns. Raises: InvalidSetting, InvalidIdentifier."""
+    clock = SystemClock()
+    adapters = AdapterSet.open(settings, ledger=store, clock=clock)
+    return CommandLayer(store, adapters, clock, SystemIdentity())
+
+
 @asynccontextmanager
 async def open_engine(
     address: StoreAddress,
@@ -236,23 +260,29 @@ async def open_engine(
     slots: int,
     allow: Sequence[str] = (),
     secrets: Sequence[SecretSource] = (),
+    adapters: Path | None = None,
 ) -> AsyncIterator[Opened]:
     """Open a store for writing and set an engine to work on it; `allow`, `secrets`: see `open_executor`.
+
+    Args:
+        adapters: the file of the adapters' settings; see `adapter_settings`.
 
     Raises: StoreOwned, StoreUnavailable, StoreVersion, IsolationUnavailable, InvalidSetting.
     """
     clock = SystemClock()
+    settings = adapter_settings(adapters)
     with _file_store(address) as files:
         executor = await open_executor(isolation, slots, files.spool, allow, secrets)
         try:
             store: Store = (
                 MemoryStore(clock) if address.path is None else SqliteStore.open_owner(address.path, clock)
             )
+            commands = open_commands(store, settings)
         except BaseException:
             await executor.close()
             raise
         async with Engine(
-            store, files, executor, SystemIdentity(), slots=slots, name=worker_name()
+            *(store, files, executor, SystemIdentity()), slots=slots, name=worker_name(), commands=commands
         ) as engine:
             yield Opened(engine, store, files, executor, secrets)
 
@@ -406,7 +436,10 @@ async def replay_run(
             code = _code_to_replay(files, recorded, recorded_code=recorded_code)
             executor = await open_executor(isolation or recorded.record.isolation, slots, scratch_files.spool)
             scratch = MemoryStore(SystemClock())
-            engine = Engine(scratch, files, executor, SystemIdentity(), slots=slots, name=worker_name())
+            clerk = RecordedClerk(scratch, files, executor.environment, recorded)
+            engine = Engine(
+                *(scratch, files, executor, SystemIdentity()), slots=slots, name=worker_name(), clerk=clerk
+            )
             async with engine:
                 return await replay(recorded, code, engine, scratch, local_actor())
 

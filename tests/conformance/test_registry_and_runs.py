@@ -11,7 +11,8 @@ from sovrun.core.canonical import sha256_hex
 from sovrun.core.errors import IdempotencyKeyConflict, NotFound
 from sovrun.core.ids import DagId, RunId, Tenant
 from sovrun.core.lifecycle import State
-from sovrun.store.protocol import Payload, Store
+from sovrun.store.payload import Payload
+from sovrun.store.protocol import Store
 from support import dags
 from support.clock import START_US, SetClock
 from support.requests import (

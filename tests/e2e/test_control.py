@@ -144,6 +144,17 @@ def test_a_detached_rerun_is_made_and_left_to_resume(tmp_path: Path) -> None:
     assert ledger.read_text().split() == ["first", "second", "second"]
 
 
+def test_a_rerun_asked_for_again_under_its_key_is_the_same_run(tmp_path: Path) -> None:
+    site, _, ready = counting(tmp_path)
+    parent = site.begun(code=1)
+    ready.touch()
+    first, again = (site.ask("rerun", parent, "--key", "once", "--detach") for _ in range(2))
+    assert (first["created"], again["created"]) == (True, False)
+    assert first["runId"] == again["runId"]
+    refused = site.refusal("rerun", parent, "--key", "once", "--from", "first", "--detach")
+    assert refused == "idempotency_key_conflict"
+
+
 def test_a_rerun_of_a_run_that_is_not_over_or_from_no_step_of_it_is_refused(asked: tuple[Site, str]) -> None:
     site, run = asked
     assert site.refusal("rerun", run) == "illegal_transition"

@@ -22,7 +22,8 @@ from sovrun.core.lanes import Limits
 from sovrun.service.app import BODY_MAX
 from sovrun.service.problems import STATUS, problem_of
 from sovrun.service.server import serving
-from sovrun.store.protocol import Governance, Payload
+from sovrun.store.payload import Payload
+from sovrun.store.protocol import Governance
 from sovrun.stores.remote.store import RemoteStore
 from sovrun.stores.remote.values import to_json
 from sovrun.stores.remote.verbs import VERBS

@@ -11,16 +11,8 @@ from sovrun.core.ids import Actor, Digest, RunId, Tenant, WorkerId
 from sovrun.core.spec.model import DagSpec
 from sovrun.core.spec.normal import normal_form
 from sovrun.core.step import Complete, Fail
-from sovrun.store.protocol import (
-    PRIORITY_DEFAULT,
-    Committed,
-    Lease,
-    Payload,
-    Registration,
-    Report,
-    Store,
-    Submission,
-)
+from sovrun.store.payload import Payload
+from sovrun.store.protocol import PRIORITY_DEFAULT, Committed, Lease, Registration, Report, Store, Submission
 
 TENANT = Tenant("t")
 ACTOR = Actor("local:tester")

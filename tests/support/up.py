@@ -132,11 +132,18 @@ class Up:
 
 
 @contextmanager
-def up(isolation: str = "in-process", *, workers: int = 1, slots: int = 2, grace: float = 10) -> Iterator[Up]:
+def up(
+    isolation: str = "in-process",
+    *,
+    workers: int = 1,
+    slots: int = 2,
+    grace: float = 10,
+    more: tuple[str, ...] = (),
+) -> Iterator[Up]:
     """Give a server on a new store; whatever of it is left at the end is killed."""
     with TemporaryDirectory(prefix="sovrun-up-") as folder:  # short enough for a socket
         options = ("--isolation", isolation, "--workers", str(workers), "--slots", str(slots))
-        server = Up(Path(folder), (*options, "--grace", str(grace)))
+        server = Up(Path(folder), (*options, "--grace", str(grace), *more))
         server.start()
         try:
             yield server

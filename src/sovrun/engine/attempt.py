@@ -24,7 +24,8 @@ from sovrun.engine.resolve import (
 )
 from sovrun.engine.workloads import Workload, Workloads
 from sovrun.ports import Executor, Failed, Files, Succeeded, Task
-from sovrun.store.protocol import INLINE_MAX, Lease, Payload, Report, Store
+from sovrun.store.payload import Payload
+from sovrun.store.protocol import INLINE_MAX, Lease, Report, Store
 
 LOG_TAIL: Final = 4_096
 

@@ -12,18 +12,28 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from sovrun.core.actions import Action, EnterWait, Refuse, Release, Reuse
-from sovrun.core.canonical import canonical, sha256_hex
-from sovrun.core.errors import CodeUnavailable, FileUnavailable, IllegalTransition, NotFound
+from sovrun.core.actions import Action, EnterCommand, EnterWait, Refuse, Release, Reuse
+from sovrun.core.canonical import canonical, decode, sha256_hex
+from sovrun.core.errors import (
+    CodeUnavailable,
+    FileUnavailable,
+    IllegalTransition,
+    NotFound,
+    SovrunError,
+    StepKindUnavailable,
+    StoreUnavailable,
+)
 from sovrun.core.ids import Digest, RunId, StepId, Tenant
 from sovrun.core.lifecycle import TERMINAL, State
 from sovrun.core.plan import Plan
-from sovrun.core.spec.model import WORKER_KINDS
+from sovrun.core.spec.model import WORKER_KINDS, CommandCall, StepSpec
 from sovrun.core.step import Step
+from sovrun.engine.command_steps import CommandSteps
 from sovrun.engine.resolve import Resolved, Unresolved
 from sovrun.engine.workloads import Workload, Workloads
 from sovrun.ports import Files
-from sovrun.store.protocol import INLINE_MAX, Payload, Pending, Store
+from sovrun.store.payload import Payload
+from sovrun.store.protocol import INLINE_MAX, Pending, Store
 
 PATIENCE_US: Final = 3_600 * 1_000_000
 BATCH: Final = 256
@@ -44,9 +54,13 @@ class Clerk:
 
     Args:
         environment: of the workers beside it; an output is reused only when it was made in the same one.
+        commands: what takes up the commands of `command` steps; without it such steps are refused.
     """
 
-    def __init__(self, store: Store, files: Files, environment: Digest) -> None:
+    def __init__(
+        self, store: Store, files: Files, environment: Digest, commands: CommandSteps | None = None
+    ) -> None:
+        self._commands = commands
         self._store = store
         self._files = files
         self._environment = environment
@@ -110,10 +124,30 @@ class Clerk:
                     *name, pending.parent, resolved.step_hash, before.output, before.environment, chosen
                 )
                 return reuse, ()
-        if workload.plan.steps[pending.position].kind in WORKER_KINDS:
+        step = workload.plan.steps[pending.position]
+        if step.kind in WORKER_KINDS:
             return Release(*name), ()
+        if isinstance(step.entry, CommandCall):
+            return await self._command(pending, step, resolved)
         shown = self._payload(pending.tenant, resolved.arguments)
         return EnterWait(*name, shown.digest, resolved.step_hash), (shown,)
+
+    async def _command(
+        self, pending: Pending, step: StepSpec, resolved: Resolved
+    ) -> tuple[Action, tuple[Payload, ...]]:
+        if self._commands is None:
+            message = "this engine performs no commands"
+            return self._refusal(pending, StepKindUnavailable.code, message)
+        try:
+            prepared = await self._commands.prepare(pending, step, decode(resolved.arguments))
+        except StoreUnavailable:
+            raise
+        except (
+            SovrunError
+        ) as refusal:  # the document's, the payload's or the configuration's fault; nothing was sent
+            return self._refusal(pending, refusal.code, refusal.detail)
+        name = (pending.tenant, pending.run, pending.position)
+        return EnterCommand(*name, resolved.step_hash, prepared.intention), (prepared.payload,)
 
     async def _reusable(self, pending: Pending, plan: Plan, step_hash: Digest) -> Step | None:
         """Return the parent's step when its output stands for this one; its payload is checked by digest."""
@@ -143,7 +177,7 @@ class Clerk:
         assert pending.from_step is not None  # noqa: S101 -- asked only where it is
         name = (pending.version, pending.from_step)
         if self._executed is None or self._executed[0] != name:
-            self._executed = (name, _with_descendants(plan, pending.from_step))
+            self._executed = (name, with_descendants(plan, pending.from_step))
         return self._executed[1]
 
     async def _chosen(self, pending: Pending, workload: Workload, before: Step) -> tuple[int, ...] | None:
@@ -169,7 +203,7 @@ class Clerk:
         return Payload(digest, None)
 
 
-def _with_descendants(plan: Plan, first: StepId) -> frozenset[int]:
+def with_descendants(plan: Plan, first: StepId) -> frozenset[int]:
     """Return a step and all that come after it; none where there is no such step."""
     seen: set[int] = set()
     waiting = [plan.index[first]] if first in plan.index else []

@@ -23,12 +23,14 @@ from sovrun.core.plan import Plan, plan_of
 from sovrun.core.spec.model import Confirmation, Kind, StepSpec, ToolWait
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.core.step import Step
+from sovrun.engine.clerk import with_descendants
+from sovrun.engine.command_steps import require_named
 from sovrun.ports import Files
+from sovrun.store.payload import Payload
 from sovrun.store.protocol import (
     INLINE_MAX,
     Acted,
     Governance,
-    Payload,
     Reads,
     RunRecord,
     Store,
@@ -231,13 +233,16 @@ class Desk(Lookout):
         from_step: StepId | None,
         note: str | None,
         key: str | None = None,
+        repeat_effects: tuple[StepId, ...] = (),
     ) -> Submitted:
         """Make a new run of the same DAG version and inputs that cites its parent and reuses what is unchanged.
 
         Args:
             from_step: this step and all that follow from it are executed again in any case.
+            repeat_effects: `command` steps whose effect is wanted again.
             key: the caller's own; the same request under it again, as after a lost answer, returns the first re-run.
-        Raises: NotFound, IllegalTransition when the parent is not terminal, IdempotencyKeyConflict, PayloadTooLarge.
+        Raises: NotFound, IllegalTransition when the parent is not terminal, EffectWouldRepeat, IdempotencyKeyConflict,
+            PayloadTooLarge.
         """
         record = await self._store.run(tenant, run)
         if record.head.state not in TERMINAL:
@@ -247,6 +252,12 @@ class Desk(Lookout):
         plan = await self._plan(tenant, record.head.version)
         if from_step is not None and from_step not in plan.index:
             raise NotFound(f"DAG {record.dag} has no step {from_step}")
+        fresh = frozenset[int]() if from_step is None else with_descendants(plan, from_step)
+        await require_named(
+            *(self._store, record, plan, await self._store.steps(tenant, run)),
+            fresh=fresh,
+            named=repeat_effects,
+        )
         name = RunKey(rerun=(run, 1 + await self._store.reruns(tenant, run)))
         token = run_token(tenant, record.dag, record.head.version, record.head.inputs, name)
         kept = self._note(tenant, note, "the note")
@@ -259,7 +270,7 @@ class Desk(Lookout):
                 id=run_id_of(token),
                 key=canonical(name.json()).decode(),
                 caller_key=key,
-                request=digest_of("sovrun.rerun", 1, {"fromStep": from_step, "parent": run}),
+                request=digest_of("sovrun.rerun", 1, _asked(run, from_step, repeat_effects)),
                 inputs=Payload(record.head.inputs, None),
                 note=kept,
                 actor=actor,
@@ -267,6 +278,7 @@ class Desk(Lookout):
                 priority=record.head.priority,
                 parent=run,
                 from_step=from_step,
+                repeat_effects=repeat_effects,
             )
         )
 
@@ -291,6 +303,12 @@ def _bounded(text: str, what: str) -> bytes:
     if len(body) > NOTE_MAX:
         raise PayloadTooLarge(f"{what} has {len(body):,} bytes; the limit is {NOTE_MAX:,}")
     return body
+
+
+def _asked(run: RunId, from_step: StepId | None, repeat_effects: tuple[StepId, ...]) -> dict[str, Any]:
+    """Return what a re-run asks for, which a repeat of its key must equal."""
+    asked: dict[str, Any] = {"fromStep": from_step, "parent": run}
+    return asked | ({"repeatEffects": sorted(repeat_effects)} if repeat_effects else {})
 
 
 def _whom(step: StepSpec) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -15,10 +16,12 @@ from sovrun.core.errors import StoreUnavailable
 from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
 from sovrun.core.lifecycle import TERMINAL, Reason, State
 from sovrun.engine.clerk import Clerk
+from sovrun.engine.command_steps import CommandSteps
 from sovrun.engine.desk import Desk
 from sovrun.engine.handler import KnownDag, RunRequest, registration_of, submission_of
 from sovrun.engine.hub import LEASE_US
 from sovrun.engine.worker import Worker
+from sovrun.execution.layer import CommandLayer
 from sovrun.ports import Executor, Files, Identity
 from sovrun.store.protocol import RunRecord, Store, Submitted
 
@@ -33,7 +36,7 @@ class Engine:
     Entering takes back every lease, since whoever held one before is dead, and resumes all unfinished runs.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- one parameter per part it is made of
         self,
         store: Store,
         files: Files,
@@ -43,14 +46,24 @@ class Engine:
         slots: int,
         name: str,
         grace_seconds: float = GRACE_SECONDS,
+        commands: CommandLayer | None = None,
+        clerk: Clerk | None = None,
     ) -> None:
-        """Args: slots: steps at a time; name: of the worker, printable ASCII; grace_seconds: see `GRACE_SECONDS`."""
+        """Make an engine of its parts.
+
+        Args:
+            slots: steps at a time; name: of the worker, printable ASCII; grace_seconds: see `GRACE_SECONDS`.
+            commands: performs the commands of this store; without it `command` steps are refused.
+            clerk: instead of the usual one, for replays.
+        """
         self._grace_seconds = grace_seconds
+        self._commands = commands
         self._store = store
         self._files = files
         self._executor = executor
         self._worker = Worker(WorkerId(f"{name}/{identity.fresh()}"), store, files, executor, slots=slots)
-        self._clerk = Clerk(store, files, executor.environment)
+        steps = None if commands is None else CommandSteps(store, commands)
+        self._clerk = clerk or Clerk(store, files, executor.environment, steps)
         self._tasks: list[asyncio.Task[None]] = []
         self._waiting: dict[RunId, list[asyncio.Future[None]]] = {}
         self._error: BaseException | None = None
@@ -63,6 +76,8 @@ class Engine:
         self.resumed = await self._store.recover()
         self._start(self._worker.run())
         self._start(self._clerk.run())
+        if self._commands is not None:
+            self._start(self._commands.run())
         return self
 
     async def __aexit__(
@@ -70,6 +85,8 @@ class Engine:
     ) -> None:
         self._worker.stop()
         self._clerk.stop()
+        if self._commands is not None:
+            await self._commands.stop()
         if (
             error is None
         ):  # steps under way are let finish for a while; what does not is killed and given back
@@ -91,15 +108,17 @@ class Engine:
         """Make a DAG version known; False when it was already. Raises: StoreUnavailable."""
         return await self._store.register(registration_of(dag, actor))
 
-    async def submit(self, request: RunRequest) -> Submitted:
+    async def submit(self, request: RunRequest, *, parent: RunId | None = None) -> Submitted:
         """Make a run of a registered DAG version, or return the one that an identical request made before.
 
+        Args:
+            parent: the run that is replayed: the clerk sees every step first.
         Raises: InvalidInputs, IdempotencyKeyConflict, NotFound, StoreUnavailable.
         """
         submission, inputs = submission_of(request)
         if submission.inputs.body is None:
             self._files.put(submission.tenant, submission.inputs.digest, inputs)
-        return await self._store.submit(submission)
+        return await self._store.submit(replace(submission, parent=parent))
 
     async def wait(self, tenant: Tenant, run: RunId) -> RunRecord:
         """Return a run once it is terminal. Raises: NotFound; StoreUnavailable when this engine cannot go on."""

@@ -12,12 +12,13 @@ from typing import Any
 import jsonschema_rs
 
 from sovrun.core.canonical import canonical, digest_of, path_text, sha256_hex
-from sovrun.core.errors import InvalidInputs, StepKindUnavailable
+from sovrun.core.errors import InvalidInputs
 from sovrun.core.identity import RunKey, dag_version, run_id_of, run_token
 from sovrun.core.ids import Actor, Digest, Tenant
-from sovrun.core.spec.model import DagSpec, Kind
+from sovrun.core.spec.model import DagSpec
 from sovrun.core.spec.normal import normal_form
-from sovrun.store.protocol import INLINE_MAX, PRIORITY_DEFAULT, Payload, Registration, Submission
+from sovrun.store.payload import Payload
+from sovrun.store.protocol import INLINE_MAX, PRIORITY_DEFAULT, Registration, Submission
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +60,7 @@ class RunRequest:
 
 
 def known_dag(tenant: Tenant, spec: DagSpec, code: Digest, source: str = "") -> KnownDag:
-    """Return a DAG version by its name.
-
-    Raises: StepKindUnavailable when it has steps of a kind that this version cannot run.
-    """
-    for step in spec.steps:
-        if step.kind is Kind.COMMAND:
-            raise StepKindUnavailable(
-                f"step {step.id} is of kind {step.kind}, which this version cannot run",
-                hint="python, argv, tool and confirm steps run",
-                step=step.id,
-            )
+    """Return a DAG version by its name."""
     normal = normal_form(spec)
     schema = jsonschema_rs.Draft202012Validator(dict(spec.inputs), validate_formats=True)
     return KnownDag(tenant, spec, dag_version(normal, code), code, canonical(normal), source, schema)

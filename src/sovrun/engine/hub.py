@@ -11,6 +11,8 @@ from typing import Final, Self
 
 from sovrun.core.ids import Digest, WorkerId
 from sovrun.engine.clerk import Clerk
+from sovrun.engine.command_steps import CommandSteps
+from sovrun.execution.layer import CommandLayer
 from sovrun.ports import Files
 from sovrun.store.protocol import Store
 
@@ -22,23 +24,26 @@ REAP_SECONDS: Final = 2.5
 class Hub:
     """Keeps an owned store going. Entering takes back every lease, since nobody of before is alive or will be heard."""
 
-    def __init__(self, store: Store, files: Files, environment: Digest) -> None:
-        """Args: environment: of the workers, see `Clerk`."""
+    def __init__(self, store: Store, files: Files, environment: Digest, commands: CommandLayer) -> None:
+        """Args: environment: of the workers, see `Clerk`; commands: performs the commands of this store."""
         self._store = store
-        self._clerk = Clerk(store, files, environment)
+        self._commands = commands
+        self._clerk = Clerk(store, files, environment, CommandSteps(store, commands))
         self._tasks: list[asyncio.Task[None]] = []
         self.resumed = 0
         """How many leases of an earlier, interrupted process were taken back."""
 
     async def __aenter__(self) -> Self:
         self.resumed = await self._store.recover()
-        self._tasks = [asyncio.create_task(self._clerk.run()), asyncio.create_task(self._reap())]
+        work = (self._clerk.run(), self._commands.run(), self._reap())
+        self._tasks = [asyncio.create_task(one) for one in work]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._clerk.stop()
+        await self._commands.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

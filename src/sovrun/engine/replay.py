@@ -1,29 +1,35 @@
 """Replay: execute a recorded run again, in a scratch store, and say step by step whether the same came out.
 
-Owns: `Verdict`, `StepVerdict`, `Replay`, `compare`. Only `python` and `argv` steps are executed; nothing here reaches an
-adapter, a tool, a person or the store of record, which is only read.
+Owns: `Verdict`, `StepVerdict`, `Replay`, `compare`, `RecordedClerk`. Only `python` and `argv` steps that reach nothing
+outside and need no secret are executed; the others come out as they were recorded. Nothing here reaches an adapter, a
+tool, a person or the store of record, which is only read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from sovrun.core.actions import Action, Release, Reuse
 from sovrun.core.canonical import decode
 from sovrun.core.errors import FileUnavailable, NotFound
 from sovrun.core.identity import RunKey
 from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant
 from sovrun.core.lifecycle import TERMINAL, Cause, State
 from sovrun.core.plan import Plan, plan_of
-from sovrun.core.spec.model import WORKER_KINDS
+from sovrun.core.spec.model import WORKER_KINDS, StepSpec
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.core.step import Step
+from sovrun.engine.clerk import Clerk
 from sovrun.engine.engine import Engine
 from sovrun.engine.handler import RunRequest, known_dag
+from sovrun.engine.resolve import Resolved
+from sovrun.engine.workloads import Workload
 from sovrun.ports import Code, Files
-from sovrun.store.protocol import DagRecord, Reads, RunRecord
+from sovrun.store.payload import Payload
+from sovrun.store.protocol import DagRecord, Pending, Reads, RunRecord, Store
 
 
 class Verdict(StrEnum):
@@ -85,6 +91,8 @@ class Recorded:
     plan: Plan
     steps: Sequence[Step]
     inputs: dict[str, Any]
+    answers: Mapping[int, bytes]
+    """By position, the outputs of steps that nobody executed."""
 
 
 async def recorded_run(store: Reads, files: Files, tenant: Tenant, run: RunId) -> Recorded:
@@ -97,7 +105,52 @@ async def recorded_run(store: Reads, files: Files, tenant: Tenant, run: RunId) -
     if body is None:
         raise FileUnavailable(f"the inputs {record.head.inputs} of run {run} are not kept any more")
     plan = plan_of(spec_from_normal(decode(dag.normal)))
-    return Recorded(record, dag, plan, await store.steps(tenant, run), decode(body))
+    steps = await store.steps(tenant, run)
+    answers = {}
+    for position, (spec, step) in enumerate(zip(plan.steps, steps, strict=True)):
+        if is_executed(spec) or step.output is None:
+            continue
+        answer = await store.payload(tenant, step.output) or files.get(tenant, step.output)
+        if answer is None:
+            raise FileUnavailable(f"the output {step.output} of step {spec.id} is not kept any more")
+        answers[position] = answer
+    return Recorded(record, dag, plan, steps, decode(body), answers)
+
+
+def is_executed(step: StepSpec) -> bool:
+    """Return whether a replay executes a step: what reaches outside or needs a secret comes out as it was recorded."""
+    return step.kind in WORKER_KINDS and not step.endpoints and not step.secrets
+
+
+class RecordedClerk(Clerk):
+    """Gives the steps that are not executed the outputs and ends that they had when the run was recorded."""
+
+    def __init__(self, store: Store, files: Files, environment: Digest, recorded: Recorded) -> None:
+        super().__init__(store, files, environment)
+        self._recorded = recorded
+
+    async def _decided(
+        self, pending: Pending, workload: Workload, resolved: Resolved
+    ) -> tuple[Action, tuple[Payload, ...]]:
+        name = (pending.tenant, pending.run, pending.position)
+        if is_executed(workload.plan.steps[pending.position]):
+            return Release(*name), ()
+        before = self._recorded.steps[pending.position]
+        answer = self._recorded.answers.get(pending.position)
+        if answer is None or before.output is None:
+            return self._refusal(
+                pending, before.reason or str(before.state), "it ended so when it was recorded"
+            )
+        payload = self._payload(pending.tenant, answer)
+        chosen = _chosen(workload, pending.position, answer)
+        source = self._recorded.record.head.id
+        return Reuse(*name, source, resolved.step_hash, payload.digest, None, chosen), (payload,)
+
+
+def _chosen(workload: Workload, position: int, answer: bytes) -> tuple[int, ...] | None:
+    if not workload.plan.steps[position].select:
+        return None
+    return tuple(sorted(workload.plan.index[StepId(name)] for name in decode(answer)["select"]))
 
 
 async def replay(recorded: Recorded, code: Code, engine: Engine, scratch: Reads, actor: Actor) -> Replay:
@@ -111,13 +164,13 @@ async def replay(recorded: Recorded, code: Code, engine: Engine, scratch: Reads,
     await engine.register(dag, actor)
     key = RunKey(rerun=(record.head.id, 0))
     request = RunRequest(dag, recorded.inputs, key, actor, record.isolation, priority=record.head.priority)
-    run = (await engine.submit(request)).run
+    run = (await engine.submit(request, parent=record.head.id)).run
     ended = await engine.wait(record.head.tenant, run)
     replayed = await scratch.steps(record.head.tenant, run)
     intact = all(step.cause is not Cause.CIRCUMSTANCE for step in recorded.steps)
     verdicts = tuple(
         compare(spec.id, before, after, intact=intact)
-        if spec.kind in WORKER_KINDS
+        if is_executed(spec)
         else StepVerdict(spec.id, Verdict.RECORDED, before, None)
         for spec, before, after in zip(recorded.plan.steps, recorded.steps, replayed, strict=True)
     )

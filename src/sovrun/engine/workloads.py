@@ -18,7 +18,8 @@ from sovrun.core.plan import Plan, plan_of
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.engine.resolve import CompiledStep, Resolved, compile_step, resolve
 from sovrun.ports import Code, Files
-from sovrun.store.protocol import INLINE_MAX, DagRecord, Lease, Payload, Pending, Store
+from sovrun.store.payload import Payload
+from sovrun.store.protocol import INLINE_MAX, DagRecord, Lease, Pending, Store
 
 WORKLOADS_MAX: Final = 64
 VALUES_MAX: Final = 1_024

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from sovrun.core.canonical import canonical, decode, sha256_hex
 from sovrun.core.commands.journal import (
@@ -81,8 +81,8 @@ from sovrun.execution.port import (
 )
 from sovrun.execution.sightings import Seen, look_for, recorded, resource_json
 from sovrun.ports import Clock, Identity
-from sovrun.store.journal import Journal
-from sovrun.store.protocol import INLINE_MAX, Payload, Store
+from sovrun.store.payload import Payload
+from sovrun.store.protocol import INLINE_MAX, Store
 
 EFFECT_US: Final = 10_000_000
 """How long an effect may take to be answered."""
@@ -92,10 +92,6 @@ PATIENCE_US: Final = 3_600 * 1_000_000
 UNDER_WAY_MAX: Final = 64
 STORE_RETRY_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.25
-
-
-class JournalledStore(Journal, Store, Protocol):
-    """A store with its journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +139,7 @@ class CommandLayer:
         handler: made up for this life of the process, recorded with each send.
     """
 
-    def __init__(
-        self, store: JournalledStore, adapters: AdapterSet, clock: Clock, identity: Identity
-    ) -> None:
+    def __init__(self, store: Store, adapters: AdapterSet, clock: Clock, identity: Identity) -> None:
         self._store = store
         self.adapters = adapters
         self._clock = clock

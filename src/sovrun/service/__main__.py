@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from pathlib import Path
 
 from sovrun.core.errors import SovrunError
 from sovrun.service.up import UpSettings, up
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("--grace", type=float, required=True)
     parser.add_argument("--allow-endpoint", action="append", default=[])
     parser.add_argument("--secrets", action="append", default=[])
+    parser.add_argument("--adapters")
     told = parser.parse_args()
     try:
         address = StoreAddress.parse(told.store)
@@ -32,6 +34,7 @@ def main() -> None:
             told.grace,
             tuple(told.allow_endpoint),
             tuple(told.secrets),
+            None if told.adapters is None else Path(told.adapters),
         )
         asyncio.run(up(settings))
     except SovrunError as error:

@@ -25,7 +25,16 @@ from sovrun.sandbox.environment import environment_digest
 from sovrun.service.app import create_app
 from sovrun.service.server import serving
 from sovrun.stores.sqlite.store import SqliteStore
-from sovrun.wiring import StoreAddress, SystemClock, SystemIdentity, files_of, socket_of, worker_name
+from sovrun.wiring import (
+    StoreAddress,
+    SystemClock,
+    SystemIdentity,
+    adapter_settings,
+    files_of,
+    open_commands,
+    socket_of,
+    worker_name,
+)
 
 RESPAWN_SECONDS: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -38,6 +47,7 @@ class UpSettings:
     Args:
         workers: worker processes; slots: steps at a time in each.
         grace_seconds: how long steps may go on after the server was told to stop.
+        adapters: the file of the adapters' settings.
         allow: the operator's list of endpoints; secrets: where the values of secrets are, never a value.
     """
 
@@ -48,6 +58,7 @@ class UpSettings:
     grace_seconds: float
     allow: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    adapters: Path | None = None
 
 
 async def up(settings: UpSettings) -> None:
@@ -61,7 +72,8 @@ async def up(settings: UpSettings) -> None:
         loop.add_signal_handler(number, told.set)
     store = SqliteStore.open_owner(path, SystemClock())
     files = files_of(path)
-    async with Hub(store, files, environment_digest()) as hub:
+    commands = open_commands(store, adapter_settings(settings.adapters))
+    async with Hub(store, files, environment_digest(), commands) as hub:
         app = create_app(store, files, SystemIdentity(), isolation=settings.isolation)
         async with serving(app, socket_of(path)), _workers(settings, hub):
             _say(f"serving {settings.address} at {socket_of(path)} with {settings.workers} workers")

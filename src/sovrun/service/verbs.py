@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Final, get_args
 
@@ -11,19 +13,34 @@ from fastapi.responses import JSONResponse
 
 from sovrun.core.actions import Action, Answer, CancelRun, Decide
 from sovrun.core.canonical import canonical, parse, sha256_hex
+from sovrun.core.commands.gates import Switch
+from sovrun.core.commands.journal import Intention
 from sovrun.core.errors import InvalidIdentifier, InvalidValue, NotFound
 from sovrun.core.identity import dag_version, run_id_of
 from sovrun.core.ids import Actor, Tenant
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.service.callers import actor_of, tenant_of
-from sovrun.store.protocol import Governance, Payload, Registration, Report, Store, Submission
+from sovrun.store.payload import Payload
+from sovrun.store.protocol import Governance, Registration, Report, Store, Submission
 from sovrun.stores.remote.store import PATIENCE_MAX_US
 from sovrun.stores.remote.values import from_json, to_json
 from sovrun.stores.remote.verbs import VERBS
 
-_NAMING_A_TENANT: Final = (Registration, Submission, Governance, *get_args(Action))
+_NAMING_A_TENANT: Final = (Registration, Submission, Governance, Intention, *get_args(Action))
 _AT_MOST: Final = {"patience_us": PATIENCE_MAX_US, "limit": 10_000, "slots": 1_024}
 """Larger numbers than these mean these."""
+_NAMED: Final[Mapping[str, AbstractSet[str]]] = {
+    "claim": {"patience_us"},
+    "renew": set(),
+    "pending": {"patience_us"},
+    "note": {"actor", "payloads", "resource"},
+    "set_adapter_limits": {"actor"},
+    "note_drifts": {"seen"},
+    "commands": {"limit", "before", "states", "run"},
+    "resources": {"adapter", "live"},
+    "entries": set(),
+}
+"""Where it is not as for most verbs: the arguments that go by name."""
 
 
 def router_of(store: Store) -> APIRouter:
@@ -59,6 +76,8 @@ async def _arguments(verb: str, request: Request) -> dict[str, Any]:
         _require_true(value)
         if name in _AT_MOST:
             arguments[name] = min(value, _AT_MOST[name])
+    if "actor" in arguments:
+        arguments["actor"] = actor
     if arguments.get("tenant", tenant) != tenant:
         raise InvalidIdentifier("the request names another tenant than X-Tenant-Id")
     return arguments
@@ -66,7 +85,9 @@ async def _arguments(verb: str, request: Request) -> dict[str, Any]:
 
 def _signed(value: Any, actor: Actor) -> Any:
     """Return a request with the caller's own name in it, whatever it said."""
-    if isinstance(value, Registration | Submission | Governance | Answer | Decide | CancelRun):
+    if isinstance(
+        value, Registration | Submission | Governance | Answer | Decide | CancelRun | Intention | Switch
+    ):
         return replace(value, actor=actor)
     return value
 
@@ -109,7 +130,7 @@ def _require_document(registration: Registration) -> None:
 def _positional(verb: str, arguments: dict[str, Any]) -> list[Any]:
     """Take out of `arguments` what the verb takes by position."""
     by_name = {"patience_us", "slots", "worker", "payloads", "limit", "before", "after"}
-    named = {"claim": {"patience_us"}, "renew": set(), "pending": {"patience_us"}}.get(verb, by_name)
+    named = _NAMED.get(verb, by_name)
     return [arguments.pop(name) for name in VERBS[verb].arguments if name in arguments and name not in named]
 
 

@@ -30,6 +30,7 @@ def received_data(submission: Submission) -> str:
             if submission.parent is None
             else {"parent": submission.parent, "fromStep": submission.from_step}
         ),
+        **({"repeatEffects": list(submission.repeat_effects)} if submission.repeat_effects else {}),
         "noteHash": None if submission.note is None else submission.note.digest,
         "priority": submission.priority,
         "runToken": submission.token,

@@ -1,4 +1,4 @@
-"""The command journal of a store: verbs and reads. Every store has it beside `Store`, in the same atomic writes.
+"""The command journal of a store: verbs and reads. They are part of `Store`, in the same atomic writes.
 
 Owns: `Journal`, `JournalReads` and the values that pass through them. `tests/conformance` holds every back end to it.
 """
@@ -19,7 +19,7 @@ from sovrun.core.commands.journal import (
     Intention,
 )
 from sovrun.core.ids import Actor, RunId, Tenant
-from sovrun.store.protocol import Payload
+from sovrun.store.payload import Payload
 
 
 class Intent(NamedTuple):

@@ -20,17 +20,8 @@ from sovrun.core.run import Run, Write
 from sovrun.core.step import Step
 from sovrun.core.turns import Turn
 from sovrun.ports import Clock
-from sovrun.store.protocol import (
-    DagRecord,
-    Depth,
-    Governance,
-    Lease,
-    Payload,
-    Pending,
-    RunRecord,
-    Submission,
-    Wait,
-)
+from sovrun.store.payload import Payload
+from sovrun.store.protocol import DagRecord, Depth, Governance, Lease, Pending, RunRecord, Submission, Wait
 
 UNSTARTED = frozenset({State.RECEIVED, State.QUEUED, State.AWAITING_TOOL, State.AWAITING_USER_CONFIRMATION})
 WAITS = frozenset({State.AWAITING_TOOL, State.AWAITING_USER_CONFIRMATION})
@@ -255,4 +246,5 @@ def _recorded(kept: Kept) -> RunRecord:
         started_us=kept.started_us,
         ended_us=kept.ended_us,
         from_step=submission.from_step,
+        repeat_effects=submission.repeat_effects,
     )

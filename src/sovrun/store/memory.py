@@ -29,13 +29,13 @@ from sovrun.ports import Clock
 from sovrun.store.codec import drive, events_of, received_data, same_request
 from sovrun.store.kept import RETAKEN, UNSTARTED, Kept, KeptSteps, MemoryReads, Place, Waiter
 from sovrun.store.memory_journal import MemoryJournal
+from sovrun.store.payload import Payload
 from sovrun.store.protocol import (
     Acted,
     Committed,
     DagRecord,
     Governance,
     Lease,
-    Payload,
     Pending,
     Registration,
     Report,

@@ -37,7 +37,7 @@ from sovrun.core.run import Write
 from sovrun.ports import Clock
 from sovrun.store.journal import Drift, Intent, Resource
 from sovrun.store.kept import Kept
-from sovrun.store.protocol import Payload
+from sovrun.store.payload import Payload
 
 
 @dataclass(slots=True)

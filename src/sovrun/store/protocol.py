@@ -18,18 +18,13 @@ from sovrun.core.lanes import Limits
 from sovrun.core.lifecycle import State
 from sovrun.core.run import Run
 from sovrun.core.step import Complete, Fail, Step
+from sovrun.store.journal import Journal, JournalReads
+from sovrun.store.payload import Payload
 
 INLINE_MAX: Final = 65_536
 """Bytes up to which a payload is kept by the store itself; a larger one lies among the blobs."""
 
 PRIORITY_DEFAULT: Final = 100
-
-
-class Payload(NamedTuple):
-    """A value or document by its digest; `body` is None when it was put among the blobs before."""
-
-    digest: Digest
-    body: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +70,7 @@ class Submission:
         isolation: what the run's steps are isolated by: `sandbox` or `in-process`.
         priority: lower goes first.
         parent: the run of which this is a re-run; from_step: the step from which nothing is reused.
+        repeat_effects: `command` steps of a re-run whose effect is wanted again.
     """
 
     tenant: Tenant
@@ -89,6 +85,7 @@ class Submission:
     isolation: str
     parent: RunId | None = None
     from_step: StepId | None = None
+    repeat_effects: tuple[StepId, ...] = ()
     caller_key: str | None = None
     note: Payload | None = None
     priority: int = PRIORITY_DEFAULT
@@ -162,6 +159,7 @@ class RunRecord:
     started_us: int | None
     ended_us: int | None
     from_step: StepId | None = None
+    repeat_effects: tuple[StepId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +231,7 @@ class Depth:
     oldest_us: int | None
 
 
-class Reads(Protocol):
+class Reads(JournalReads, Protocol):
     """What can be read, each within one tenant; beside the owner of a store, too."""
 
     async def dag(self, tenant: Tenant, version: Digest) -> DagRecord:
@@ -280,7 +278,7 @@ class Reads(Protocol):
         """Return how many reports of lost leases were refused; they are no part of any run's history."""
 
 
-class Store(Reads, Protocol):
+class Store(Reads, Journal, Protocol):
     """Runs, steps, queue and history. Every read and write but `claim` names its tenant; `claim` takes tenants in turn."""
 
     async def register(self, registration: Registration) -> bool:

@@ -75,7 +75,7 @@ OF_PROCESSES = ("secrets", "reproducible", "verify")
 NOT_TAKEN: dict[str, set[str]] = {
     "tool": {"retry", "resources", "network", *OF_PROCESSES},
     "confirm": {"with", "outputs", "retry", "resources", "select", "network", *OF_PROCESSES},
-    "command": {"network", *OF_PROCESSES},
+    "command": {"outputs", "retry", "resources", "select", "network", *OF_PROCESSES},
 }
 STEPS = st.fixed_dictionaries(
     {"body": BODIES},
@@ -119,8 +119,9 @@ def document_of(whole: dict[str, Any], names: list[str], drawn: list[dict[str, A
         left_out = {"body"}.union(*(NOT_TAKEN.get(kind, ()) for kind in body))
         step = {"id": names[place], **body, **{key: found[key] for key in found if key not in left_out}}
         step["needs"] = needs
-        confirms = {other["id"] for other in steps if "confirm" in other}
-        flows = [{"from": f"steps.{need}.{'shown.' if need in confirms else ''}v"} for need in needs]
+        within = {other["id"]: "shown." for other in steps if "confirm" in other}
+        within |= {other["id"]: "resource." for other in steps if "command" in other}
+        flows = [{"from": f"steps.{need}.{within.get(need, '')}v"} for need in needs]
         if needs and "confirm" in step:
             step["confirm"] = {**body["confirm"], "show": {"x": body["confirm"]["show"], "z": flows}}
         elif needs:

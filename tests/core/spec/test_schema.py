@@ -125,7 +125,8 @@ def test_a_document_without_the_shape_is_never_without_a_finding(field: str) -> 
     [
         ({"tool": {"name": "t"}}, {"retry", "resources"}),
         ({"confirm": {"show": 1}}, {"with", "outputs", "retry", "resources", "select"}),
-        ({"python": "m:f"}, set()), ({"argv": ["x"]}, set()), ({"command": {"kind": "order.place", "adapter": "paper"}}, set()),
+        ({"python": "m:f"}, set()), ({"argv": ["x"]}, set()),
+        ({"command": {"kind": "order.place", "adapter": "paper"}}, {"outputs", "retry", "resources", "select"}),
     ],
 )  # fmt: skip
 def test_the_published_schema_forbids_the_fields_that_a_kind_does_not_take(

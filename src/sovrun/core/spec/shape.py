@@ -48,6 +48,13 @@ _INSTEAD: Final[Mapping[tuple[str, str], str]] = {
     ("confirm", "secrets"): "no process runs for it, and everybody sees what is shown",
     ("confirm", "reproducible"): "no process runs for it",
     ("confirm", "verify"): "nobody is asked twice",
+    ("command", "outputs"): "its output is always the recorded answer of the command",
+    (
+        "command",
+        "retry",
+    ): "an effect is never attempted twice; an unknown outcome is looked for until it is known",
+    ("command", "resources"): "no process runs for it",
+    ("command", "select"): "an answer chooses no steps; let a python, argv or tool step choose",
     ("command", "secrets"): "its adapter knows its own",
     ("command", "reproducible"): "no process runs for it",
     ("command", "verify"): "an effect happens once",

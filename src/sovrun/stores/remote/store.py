@@ -19,6 +19,7 @@ from sovrun.core.events import Event
 from sovrun.core.ids import Digest, RunId, Tenant, WorkerId
 from sovrun.core.lanes import Limits
 from sovrun.core.step import Step
+from sovrun.store.payload import Payload
 from sovrun.store.protocol import (
     Acted,
     Committed,
@@ -26,7 +27,6 @@ from sovrun.store.protocol import (
     Depth,
     Governance,
     Lease,
-    Payload,
     Pending,
     Registration,
     Report,
@@ -35,6 +35,7 @@ from sovrun.store.protocol import (
     Submitted,
     Wait,
 )
+from sovrun.stores.remote.journal import RemoteJournal
 from sovrun.stores.remote.values import from_json, to_json
 from sovrun.stores.remote.verbs import VERBS
 
@@ -50,7 +51,7 @@ _ERRORS: Final = {
 }
 
 
-class RemoteStore:
+class RemoteStore(RemoteJournal):
     """Implements `Store` by asking the process that owns it. Nobody but the owner recovers or takes back leases."""
 
     def __init__(self, socket: Path) -> None:

@@ -11,10 +11,12 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from sovrun.core.commands.journal import CommandId
 from sovrun.core.errors import InvalidIdentifier, InvalidValue
 from sovrun.core.ids import (
     Actor,
@@ -39,6 +41,10 @@ def to_json(value: Any) -> Any:
         return value.value
     if isinstance(value, str):
         return str(value)
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, frozenset):
+        return sorted(to_json(item) for item in value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -77,6 +83,10 @@ def _read(kind: Any, value: Any) -> Any:  # noqa: C901 -- one row per form of ty
         return [_read(arguments[0], item) for item in _list(value)]
     if origin in (dict, Mapping):
         return {_read(arguments[0], key): _read(arguments[1], item) for key, item in _list(value)}
+    if origin is frozenset:
+        return frozenset(_read(arguments[0], item) for item in _list(value))
+    if kind is Decimal:
+        return Decimal(_read(str, value))
     if kind is bytes:
         return base64.b64decode(value, validate=True)
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -114,7 +124,7 @@ def _named(kind: Any, text: str) -> str:
         return require_name(text, kind.__name__)
     if kind is Digest:
         return digest(text)
-    if kind is RunId:
+    if kind in (RunId, CommandId):  # both are 32 hexadecimal digits
         return run_id(text)
     if kind in (Actor, WorkerId) and actor(text) != text:
         raise ValueError(f"{text!r:.60} is no {kind.__name__}")

@@ -10,10 +10,23 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sovrun.core.actions import Action
+from sovrun.core.commands.gates import AdapterLimits, Switch
+from sovrun.core.commands.journal import (
+    Command,
+    CommandId,
+    CommandRecord,
+    CommandState,
+    Confirmed,
+    Intention,
+    Refused,
+    ResendWanted,
+)
 from sovrun.core.events import Event
-from sovrun.core.ids import Digest, RunId, Tenant, WorkerId
+from sovrun.core.ids import Actor, Digest, RunId, Tenant, WorkerId
 from sovrun.core.lanes import Limits
 from sovrun.core.step import Step
+from sovrun.store.journal import Drift, Intent, Resource
+from sovrun.store.payload import Payload
 from sovrun.store.protocol import (
     Acted,
     Committed,
@@ -21,7 +34,6 @@ from sovrun.store.protocol import (
     Depth,
     Governance,
     Lease,
-    Payload,
     Pending,
     Registration,
     Report,
@@ -39,6 +51,9 @@ class Verb:
     arguments: Mapping[str, Any]
     answer: Any
 
+
+PersonsVerdict = Confirmed | Refused | ResendWanted
+"""What may be noted from outside the owner's process: a person's word about an unknown command."""
 
 VERBS: Final[Mapping[str, Verb]] = {
     "register": Verb({"registration": Registration}, bool),
@@ -62,6 +77,59 @@ VERBS: Final[Mapping[str, Verb]] = {
     "tenant_limits": Verb({"tenant": Tenant}, Limits),
     "reruns": Verb({"tenant": Tenant, "run": RunId}, int),
     "late_reports": Verb({}, int),
+    "intend": Verb({"intention": Intention, "payloads": list[Payload]}, Intent),
+    "note": Verb(
+        {
+            "tenant": Tenant,
+            "command": CommandId,
+            "revision": int,
+            "event": PersonsVerdict,
+            "actor": Actor,
+            "payloads": list[Payload],
+            "resource": Resource | None,
+        },
+        Command,
+    ),
+    "move_switch": Verb({"switch": Switch, "payloads": list[Payload]}, None),
+    "set_adapter_limits": Verb(
+        {"tenant": Tenant, "adapter": str, "limits": AdapterLimits, "actor": Actor}, None
+    ),
+    "note_drifts": Verb({"drifts": list[Drift], "seen": list[Resource]}, None),
+    "command": Verb({"tenant": Tenant, "command": CommandId}, Command),
+    "commands": Verb(
+        {
+            "tenant": Tenant,
+            "limit": int,
+            "before": int | None,
+            "states": list[CommandState] | None,
+            "run": RunId | None,
+        },
+        list[tuple[int, Command]],
+    ),
+    "command_history": Verb({"tenant": Tenant, "command": CommandId}, list[CommandRecord]),
+    "unresolved": Verb({"tenant": Tenant, "run": RunId}, int),
+    "switches": Verb({"tenant": Tenant}, list[Switch]),
+    "adapter_limits": Verb({"tenant": Tenant}, dict[str, AdapterLimits]),
+    "resources": Verb({"tenant": Tenant, "adapter": str | None, "live": bool}, list[Resource]),
+    "resource": Verb({"tenant": Tenant, "adapter": str, "kind": str, "resource": str}, Resource | None),
+    "drifts": Verb({"tenant": Tenant, "limit": int}, list[Drift]),
+    "entries": Verb({"tenant": Tenant, "name": str, "after": int}, list[bytes]),
 }
 
-WRITES: Final = frozenset({"register", "submit", "claim", "commit", "act", "pending", "renew", "govern"})
+WRITES: Final = frozenset(
+    {
+        "register",
+        "submit",
+        "claim",
+        "commit",
+        "act",
+        "pending",
+        "renew",
+        "govern",
+        "intend",
+        "note",
+        "move_switch",
+        "set_adapter_limits",
+        "note_drifts",
+    }
+)

@@ -11,7 +11,7 @@ from sovrun.core.ids import Digest, RunId, Tenant
 from sovrun.core.lifecycle import TERMINAL
 from sovrun.core.run import Run, Write
 from sovrun.core.step import QUEUED
-from sovrun.store.protocol import Payload
+from sovrun.store.payload import Payload
 from sovrun.stores.sqlite import rows
 
 

@@ -87,7 +87,7 @@ class Intake:
                 s.actor,
                 s.isolation,
             ),
-            *(note, s.parent, s.from_step, write.now_us),
+            *(note, s.parent, s.from_step, " ".join(s.repeat_effects) or None, write.now_us),
         )
         batch.names.add((s.tenant, s.id))
         if s.caller_key is not None:

@@ -35,7 +35,7 @@ from sovrun.core.events import ENGINE
 from sovrun.core.ids import Actor, Tenant
 from sovrun.core.run import Write
 from sovrun.store.journal import Drift, Intent, Resource
-from sovrun.store.protocol import Payload
+from sovrun.store.payload import Payload
 from sovrun.stores.sqlite import journal_rows as sql
 from sovrun.stores.sqlite import rows
 from sovrun.stores.sqlite.batch import Batch

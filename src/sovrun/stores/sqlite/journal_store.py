@@ -11,7 +11,7 @@ from sovrun.core.commands.journal import Command, CommandEvent, CommandId, Inten
 from sovrun.core.ids import Actor, Tenant
 from sovrun.ports import Clock
 from sovrun.store.journal import Drift, Intent, Resource
-from sovrun.store.protocol import Payload
+from sovrun.store.payload import Payload
 from sovrun.stores.sqlite import journal_rows as sql
 from sovrun.stores.sqlite.journal import (
     Admit,

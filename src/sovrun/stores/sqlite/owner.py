@@ -24,12 +24,12 @@ from sovrun.core.lifecycle import TERMINAL, Cause, State, Tally
 from sovrun.core.run import Deltas, Tallies, Write
 from sovrun.core.step import Step, is_repeat
 from sovrun.store.codec import drive
+from sovrun.store.payload import Payload
 from sovrun.store.protocol import (
     Acted,
     Committed,
     Governance,
     Lease,
-    Payload,
     Registration,
     Report,
     Submission,

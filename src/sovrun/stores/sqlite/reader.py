@@ -15,7 +15,8 @@ from sovrun.core.ids import Actor, DagId, Digest, RunId, StepId, Tenant
 from sovrun.core.lanes import Lane, Lanes, Limits
 from sovrun.core.lifecycle import TERMINAL, Reason, State
 from sovrun.core.step import Step
-from sovrun.store.protocol import DagRecord, Depth, Lease, Payload, Pending, RunRecord, Wait
+from sovrun.store.payload import Payload
+from sovrun.store.protocol import DagRecord, Depth, Lease, Pending, RunRecord, Wait
 from sovrun.stores.sqlite import rows
 from sovrun.stores.sqlite.journal_reader import JournalReader
 from sovrun.stores.sqlite.schema import connect_reader

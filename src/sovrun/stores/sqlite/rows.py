@@ -33,10 +33,10 @@ SELECT_DAG_BY_KEY: Final = "SELECT key, normal FROM dag_version WHERE key = ?"
 
 INSERT_RUN: Final = """
 INSERT INTO run (key, tenant, id, token, dag, lane, inputs, priority, run_key, actor, isolation, note, parent,
-    from_step, created_us,
+    from_step, repeat_effects, created_us,
     state, reason, received, queued, executing, awaiting_tool, awaiting_user, failed, started, cancelled, stopping,
     failures, admitted, cancel, sequence, time_us, started_us, ended_us, outcome, outputs, reproducible)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 UPDATE_RUN: Final = """
 UPDATE run SET state = ?, reason = ?, received = ?, queued = ?, executing = ?, awaiting_tool = ?, awaiting_user = ?,
     failed = ?, started = ?, cancelled = ?, stopping = ?, failures = ?, admitted = ?, cancel = ?, sequence = ?, time_us = ?,
@@ -46,7 +46,7 @@ _RUN_COLUMNS: Final = """
 r.key, r.id, r.tenant, d.version, r.inputs, r.priority, r.state, r.received, r.queued, r.executing, r.awaiting_tool,
 r.awaiting_user, r.failed, r.reason, r.started, r.cancelled, r.stopping, r.sequence, r.time_us, r.outcome, r.outputs,
 r.reproducible, r.dag, d.dag, r.token, r.run_key, r.actor, r.isolation, r.note, r.created_us, r.started_us, r.ended_us,
-r.failures, r.admitted, r.parent, r.cancel, r.lane, r.from_step"""
+r.failures, r.admitted, r.parent, r.cancel, r.lane, r.from_step, r.repeat_effects"""
 _RUN_FROM: Final = "FROM run r JOIN dag_version d ON d.key = r.dag"
 SELECT_RUN: Final = f"SELECT {_RUN_COLUMNS} {_RUN_FROM} WHERE r.key = ?"
 SELECT_RUN_BY_ID: Final = f"SELECT {_RUN_COLUMNS} {_RUN_FROM} WHERE r.tenant = ? AND r.id = ?"
@@ -286,6 +286,7 @@ def record_of(row: tuple[Any, ...]) -> RunRecord:
         actor=Actor(row[26]),
         isolation=row[27],
         from_step=None if row[37] is None else StepId(row[37]),
+        repeat_effects=() if row[38] is None else tuple(map(StepId, row[38].split())),
         note=None if row[28] is None else Digest(row[28]),
         created_us=row[29],
         started_us=row[30],

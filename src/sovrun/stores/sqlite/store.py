@@ -18,12 +18,12 @@ from sovrun.core.actions import Action
 from sovrun.core.errors import SovrunError, StoreUnavailable
 from sovrun.core.ids import Digest, RunId, Tenant, WorkerId
 from sovrun.ports import Clock
+from sovrun.store.payload import Payload
 from sovrun.store.protocol import (
     Acted,
     Committed,
     Governance,
     Lease,
-    Payload,
     Pending,
     Registration,
     Report,

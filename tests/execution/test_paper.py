@@ -13,7 +13,8 @@ from sovrun.core.commands.model import CancelOrder, CreateDeployment, PlaceOrder
 from sovrun.core.errors import StoreUnavailable
 from sovrun.core.ids import Actor, Tenant
 from sovrun.execution.adapters.paper import open_adapter
-from sovrun.execution.adapters.paper_rules import PAUSE, RESUME
+from sovrun.execution.adapters.paper_rules import PAUSE, RESUME, opening
+from sovrun.execution.adapters.paper_settings import paper_settings
 from sovrun.execution.port import (
     Call,
     Deployment,
@@ -392,6 +393,16 @@ class Lost(MemoryLedger):
         raise StoreUnavailable("the disk is gone")
 
 
+class Overtaken(FaultyLedger):
+    """A ledger whose next place another takes first, and that is out of reach from then on."""
+
+    async def append(self, tenant: Tenant, name: str, at: int, entry: bytes) -> bool:
+        assert await MemoryLedger.append(self, tenant, name, at, opening(paper_settings(NAME, {})).encoded())
+        taken = await super().append(tenant, name, at, entry)
+        self._reachable = False
+        return taken
+
+
 class Liar(MemoryLedger):
     """A ledger that says of every place that it is taken."""
 
@@ -410,6 +421,13 @@ async def test_a_write_that_may_have_happened_is_unknown(calls: Calls) -> None:
     assert unknown.value.reason == "bad_answer"
 
 
+async def test_what_found_its_place_taken_was_certainly_not_written(calls: Calls) -> None:
+    ledger = Overtaken()
+    with pytest.raises(NotReached):
+        await open_adapter(NAME, {}, ledger=ledger).place_order(calls.effect(), market("buy", "1"))
+    assert len(ledger.kept[TENANT, NAME]) == 1
+
+
 async def test_several_accounts_lie_in_one_store_by_tenant_and_name(
     ledger: MemoryLedger, calls: Calls
 ) -> None:
@@ -417,4 +435,17 @@ async def test_several_accounts_lie_in_one_store_by_tenant_and_name(
     order = await placed(one, calls.effect(), market("buy", "1"))
     assert await two.list_orders(calls.read()) == []
     assert await one.list_orders(Call(Tenant("other"), Actor("local:other"))) == []
+    other = await placed(two, calls.effect(), market("buy", "2"))
     assert await one.list_orders(calls.read()) == [order]
+    assert await two.list_orders(calls.read()) == [other]
+
+
+async def test_those_who_read_at_the_same_time_count_each_entry_once(
+    adapter: ExecutionAdapter, ledger: MemoryLedger, calls: Calls
+) -> None:
+    for _ in range(3):
+        await placed(adapter, calls.effect(), market("buy", "1"))
+    reader = open_adapter(NAME, {}, ledger=ledger)
+    read = calls.read()
+    found = await asyncio.gather(*(reader.portfolio(read) for _ in range(5)))
+    assert found == [await adapter.portfolio(read)] * 5

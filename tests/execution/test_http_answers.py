@@ -326,6 +326,33 @@ async def test_what_the_mapping_would_leave_out_of_a_command_is_refused(tmp_path
         assert isinstance(await adapter.place_order(calls.effect(), LIMIT), Done)
 
 
+async def test_what_no_url_can_hold_is_refused(tmp_path: Path, calls: Calls) -> None:
+    mapping = MAPPING.replace("    path: /deployments/{clientId}\n", "    path: /d\n    query: {all: {from: parameters}, c: {from: clientId}}\n")  # fmt: skip
+    async with spoken_to(tmp_path, order_told, mapping) as (adapter, server):
+        rich = CreateDeployment("bot", "bot", None, {"text": "x" * 70_000})
+        outcome = await adapter.create_deployment(calls.effect(), rich)
+        assert isinstance(outcome, Rejected)
+        assert outcome.code == "not_supported"
+        assert server.got == []
+
+
+async def test_a_provider_that_shows_what_is_another_tenants_is_not_followed(
+    tmp_path: Path, calls: Calls
+) -> None:
+    client = calls.client_id()
+    held = [{**RECORD, "client": client, "account": account} for account in ("globex", None, "acme ", "")]
+    for record in held:
+        told = Say(200, {"order": record, "orders": [record]})
+        async with spoken_to(tmp_path, lambda _, told=told: told) as (adapter, server):  # type: ignore[misc]
+            assert await adapter.get_order(calls.read(), "o1") is None
+            assert await adapter.find_order(calls.read(), client) is None
+            assert await adapter.list_orders(calls.read()) == []
+            outcome = await adapter.cancel_order(calls.effect(), CancelOrder("o1"))
+            assert isinstance(outcome, Rejected)
+            assert outcome.code == "not_found"
+            assert server.effects() == []
+
+
 async def test_an_account_of_one_tenant_is_nobody_elses(tmp_path: Path, calls: Calls) -> None:
     mapping = MAPPING.replace("    owner: {at: /account, is: {from: tenant}}\n", "") + "tenant: acme\n"
     async with spoken_to(tmp_path, order_told, mapping) as (adapter, server):

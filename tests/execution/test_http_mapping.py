@@ -174,6 +174,7 @@ async def test_settings_may_give_another_base_url(tmp_path: Path, monkeypatch: p
     [
         ({"maping": "x"}, "there is no setting 'maping'"),
         ({"baseUrl": "nowhere"}, "is not a URL"),
+        ({"baseUrl": "https://ä..b"}, "IDNA"),
         ({"baseUrl": "http://api.example.org"}, "over https only"),
         ({"baseUrl": 7}, "does not fit"),
     ],
@@ -182,7 +183,7 @@ def test_a_setting_that_is_wrong_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
 ) -> None:
     monkeypatch.setenv("TOKEN", "t0p")
-    with pytest.raises(InvalidSetting, match="adapter exchange") as refused:
+    with pytest.raises(InvalidSetting) as refused:
         opened(tmp_path, **settings)
     assert said in refused.value.detail
     assert refused.value.hint

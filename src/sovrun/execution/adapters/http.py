@@ -28,6 +28,7 @@ from sovrun.execution.port import (
     Deployment,
     DeploymentStatus,
     Done,
+    NotReached,
     Order,
     OrderStatus,
     Portfolio,
@@ -136,7 +137,11 @@ class HttpAdapter:
             return Portfolio({}, positions_of(await self.list_orders(call)))
         request, cash, positions = self._mapping.portfolio
         scope = self._exchange.scope(call)
-        told = require_read(await self._exchange.wire.ask(request, scope, Budget(call.timeout_us)))
+        try:
+            answer = await self._exchange.wire.ask(request, scope, Budget(call.timeout_us))
+        except UnfitError as error:
+            raise NotReached(f"nothing was asked: {error}") from error
+        told = require_read(answer)
         return Portfolio(holdings_of(self._mapping, cash, told), holdings_of(self._mapping, positions, told))
 
     async def quote(self, call: Call, symbol: str) -> Decimal | None:

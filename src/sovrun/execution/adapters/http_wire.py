@@ -121,6 +121,12 @@ class Wire:
         self._mapping = mapping
         self._base = base_url
         try:
+            httpx.URL(base_url)
+        except httpx.InvalidURL as error:
+            raise InvalidSetting(
+                f"baseUrl {base_url!r:.80}: {error}", hint="write a URL such as https://api.example.org/v2"
+            ) from error
+        try:
             trust = ssl.create_default_context(cafile=None if mapping.ca is None else folder / mapping.ca)
         except (OSError, ssl.SSLError) as error:
             raise InvalidSetting(
@@ -159,6 +165,8 @@ class Wire:
             written = self._written(request, scope, further or {})
         except InvalidSetting as error:
             raise NotReached(f"nothing was sent: {error.detail}") from error
+        except httpx.InvalidURL as error:
+            raise UnfitError("not_supported", f"the request has no URL: {error}") from error
         begun = False
 
         async def trace(event: str, _: Mapping[str, Any]) -> None:

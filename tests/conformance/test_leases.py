@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -206,9 +205,9 @@ async def test_what_a_worker_does_not_know_of_is_taken_back_when_it_shows_that_i
 async def test_a_lease_of_another_is_none_that_a_worker_holds(store: Store) -> None:
     run = await submitted(store, APART)
     lease = await claim_one(store)
-    assert list(await store.renew(OTHER, [replace(lease, worker=OTHER)])) == [replace(lease, worker=OTHER)]
-    assert list(await store.renew(WORKER, [replace(lease, fence=lease.fence + 1)])) == [
-        replace(lease, fence=lease.fence + 1)
+    assert list(await store.renew(OTHER, [lease._replace(worker=OTHER)])) == [lease._replace(worker=OTHER)]
+    assert list(await store.renew(WORKER, [lease._replace(fence=lease.fence + 1)])) == [
+        lease._replace(fence=lease.fence + 1)
     ]
     assert (await ways(store, APART, run, TENANT))["a"] == "lease_expired", (
         "and so it did not know of its own"

@@ -188,7 +188,7 @@ class Script:
         chance = self.chance
         spec = next(spec for tenant, run, spec in self.runs if (tenant, run) == (lease.tenant, lease.run))
         if chance.random() < 0.05:
-            lease = replace(lease, fence=lease.fence + chance.choice([-1, 1]))
+            lease = lease._replace(fence=lease.fence + chance.choice([-1, 1]))
         if chance.random() < 0.3:
             return broken(lease, circumstance=chance.random() < 0.3, retryable=chance.random() < 0.8)
         choices = sorted(spec.steps[lease.position].select)

@@ -82,3 +82,12 @@ def test_many_small_claims_share_as_one_large_one(
         done.update(tenant for tenant, _ in taken)
     assert apart == together
     assert cursor == turn
+
+
+@MANY
+@given(st.integers(1, 9), st.integers(0, 12), cursors, weights)
+def test_who_waits_alone_is_served_as_beside_others_that_have_no_work(
+    backlog: int, slots: int, last: Turn, weight: dict[Tenant, int]
+) -> None:
+    alone: dict[Tenant, list[int]] = {A: list(range(backlog))}
+    assert in_turn(alone, slots, last, weight) == in_turn({**alone, B: []}, slots, last, weight)

@@ -16,7 +16,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +191,7 @@ async def record(name: str, target: Path) -> None:
         ended = await store.run(TENANT, run)
         events = [shown(event) for event in await store.events(TENANT, run)]
         steps = {
-            spec.id: asdict(step)
+            spec.id: step._asdict()
             for spec, step in zip(dag.spec.steps, await store.steps(TENANT, run), strict=True)
         }
         head = await chain_head(store, TENANT, run)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -56,7 +55,7 @@ def test_every_release_has_its_histories() -> None:
 @recorded
 def test_the_steps_fold_to_what_they_were(path: Path) -> None:
     for id_, was in expected(path)["steps"].items():
-        now = json.loads(json.dumps(asdict(folded(path)[id_])))
+        now = json.loads(json.dumps(folded(path)[id_]._asdict()))
         assert {name: now[name] for name in was} == was, id_
 
 

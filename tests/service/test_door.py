@@ -267,7 +267,7 @@ async def test_a_step_that_a_run_does_not_have_is_refused_and_harms_nobody(
     for action in actions:
         answer = await call(server, "act", {"action": to_json(action), "payloads": []})
         assert answer.status_code < 500, (action, answer.text)
-    report = replace(done(lease), lease=replace(lease, position=position))
+    report = done(lease)._replace(lease=lease._replace(position=position))
     body = {"reports": [to_json(report)], "worker": WORKER, "slots": 0}
     answer = await call(server, "commit", body)
     assert answer.status_code < 500, answer.text

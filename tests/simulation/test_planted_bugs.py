@@ -37,7 +37,7 @@ def fence_is_not_raised(patch: pytest.MonkeyPatch) -> None:
 
     def forgetful(step: Any, event: Any) -> Any:
         after = evolve(step, event)
-        return replace(after, fence=step.fence) if isinstance(event, StepLeaseExpired) else after
+        return after._replace(fence=step.fence) if isinstance(event, StepLeaseExpired) else after
 
     patch.setattr(sovrun.core.run, "evolve", forgetful)
 
@@ -129,7 +129,7 @@ def lost_lease_costs_no_attempt(patch: pytest.MonkeyPatch) -> None:
 
     def generous(step: Any, event: Any) -> Any:
         after = evolve(step, event)
-        return replace(after, attempts=step.attempts - 1) if isinstance(event, StepLeaseExpired) else after
+        return after._replace(attempts=step.attempts - 1) if isinstance(event, StepLeaseExpired) else after
 
     patch.setattr(sovrun.core.run, "evolve", generous)
 

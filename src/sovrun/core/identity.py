@@ -152,9 +152,6 @@ class Outcome:
     reproducible: bool
 
 
-_OUTCOME_STEP: Final = '{{"cause":{},"id":"{}","output":{},"state":"{}","stepHash":{}}}'
-
-
 def outcome_of(
     version: Digest, inputs: Digest, steps: Sequence[StepSpec], results: Iterable[StepResult]
 ) -> Outcome:
@@ -177,8 +174,10 @@ def outcome_of(
             )
         if cause is Cause.CIRCUMSTANCE:
             reproducible = False
-        text = _OUTCOME_STEP.format(_text(cause), step.id, _text(output), state, _text(hash_))
-        outcome.update(f"{separator}{text}".encode())
+        outcome.update(
+            f'{separator}{{"cause":{_text(cause)},"id":"{step.id}","output":{_text(output)},"state":"{state}",'
+            f'"stepHash":{_text(hash_)}}}'.encode()
+        )
         separator = ","
         if state is State.COMPLETED:
             outputs.update(f'{outputs_separator}{{"id":"{step.id}","output":"{output}"}}'.encode())

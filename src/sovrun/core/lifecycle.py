@@ -8,7 +8,6 @@ Must not touch: clocks, stores, settings.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from types import MappingProxyType
@@ -144,8 +143,7 @@ class Counts(NamedTuple):
     failed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RunFacts:
+class RunFacts(NamedTuple):
     """What a run's state is a function of: its steps, whether one has ever started, whether a cancellation was accepted."""
 
     counts: Counts

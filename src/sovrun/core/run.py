@@ -9,8 +9,9 @@ Must not touch: stores, clocks. Readiness comes from counters; nothing here ever
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from dataclasses import replace
+from functools import lru_cache
+from typing import Final, NamedTuple, TypeAlias
 
 from sovrun.core.errors import IllegalTransition
 from sovrun.core.events import (
@@ -45,8 +46,7 @@ from sovrun.core.spec.model import WORKER_KINDS
 from sovrun.core.step import QUEUED, RECEIVED, Fail, Start, Step, StepCommand, cancel_cause, decide, evolve
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """The head of a run: all that a write needs to know of it, none of which grows with the run.
 
     Args:
@@ -102,6 +102,13 @@ _SLOT: Final = {
     State.COMPLETED: 6,
     State.CANCELLED: 6,
 }
+
+
+@lru_cache(maxsize=64)
+def _first_attempt(worker: WorkerId) -> tuple[Step, str]:
+    """Return a step that a worker has begun for the first time, and what is recorded of it: it differs by worker alone."""
+    event = StepStarted(worker, 1, QUEUED.fence)
+    return evolve(QUEUED, event), event.data()
 
 
 class Write:
@@ -229,8 +236,7 @@ class Write:
 
     def start(self, claimed: Sequence[tuple[int, Step]], worker: WorkerId, actor: Actor) -> None:
         """Lease steps to a worker: queued ones and those whose wait is over."""
-        first = StepStarted(worker, 1, QUEUED.fence)
-        executing = evolve(QUEUED, first)
+        executing, data = _first_attempt(worker)
         fresh: list[int] = []
         for position, step in claimed:
             if step == QUEUED:  # first attempts are alike, so one event names them all
@@ -241,7 +247,7 @@ class Write:
         if fresh:
             self._counts[1] -= len(fresh)
             self._counts[2] += len(fresh)
-            self._group(first.type, first.data(), fresh, actor)
+            self._group(StepStarted.type, data, fresh, actor)
             self.started = True
 
     def stop(self, positions: Sequence[tuple[int, Step]], reason: Reason, actor: Actor) -> None:
@@ -398,14 +404,18 @@ class Write:
     def _facts(self) -> RunFacts:
         return RunFacts(Counts(*self._counts[:6]), self.started, self.cancelled)
 
-    def derive(self) -> None:
-        """Record the run's moves to the state that its steps now give it; a terminal one is left to `end`."""
+    def derive(self) -> bool:
+        """Record the run's moves to the state that its steps now give it; return whether it is a terminal one.
+
+        That one is left to `end`.
+        """
         target = run_state(self._facts())
         if target in TERMINAL:
-            return
+            return True
         for state in run_path(self.state, target):
             self.facts.append(Fact(f"run.{state}", -1, ENGINE, "{}"))
         self.state = target
+        return False
 
     def end(self, outcome: Outcome, actor: Actor = ENGINE) -> None:
         """Record the end of the run with its hashes. Raises: IllegalTransition when a step is not terminal."""
@@ -430,8 +440,7 @@ class Write:
     def head(self) -> Run:
         """Return the run's head after this write."""
         outcome = self.outcome
-        return replace(
-            self.run,
+        return self.run._replace(
             state=self.state,
             reason=self.reason,
             counts=Counts(*self._counts[:6]),

@@ -6,8 +6,8 @@ Must not touch: clocks, randomness, stores. Time arrives inside commands, in who
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from sovrun.core.errors import CorruptHistory, IllegalTransition, LeaseLost
 from sovrun.core.events import (
@@ -39,8 +39,7 @@ from sovrun.core.walls import Walls
 NO_HASH: Final = Digest("0" * 64)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One step of one run.
 
     Args:
@@ -241,7 +240,7 @@ def evolve(step: Step, event: StepEvent) -> Step:
     fence = step.fence + 1 if step.state is State.EXECUTING else step.fence
     match event:
         case StepQueued():
-            return replace(step, state=State.QUEUED)
+            return step._replace(state=State.QUEUED)
         case StepStarted():
             return Step(
                 State.EXECUTING,
@@ -271,8 +270,7 @@ def evolve(step: Step, event: StepEvent) -> Step:
                 step, event.failure, fence, State.AWAITING_TOOL, Reason.RETRY_DUE, None, event.until_us
             )
         case StepLeaseExpired():
-            return replace(
-                step,
+            return step._replace(
                 state=State.AWAITING_TOOL,
                 reason=Reason.LEASE_EXPIRED,
                 fence=fence,
@@ -282,12 +280,11 @@ def evolve(step: Step, event: StepEvent) -> Step:
         case StepFailed() if event.failure is not None:
             return _failed_step(step, event.failure, fence, State.FAILED, event.reason, event.cause, None)
         case StepFailed():
-            return replace(
-                step, state=State.FAILED, reason=event.reason, cause=event.cause, fence=fence, worker=None
+            return step._replace(
+                state=State.FAILED, reason=event.reason, cause=event.cause, fence=fence, worker=None
             )
         case StepCancelled():
-            return replace(
-                step,
+            return step._replace(
                 state=State.CANCELLED,
                 reason=event.reason,
                 cause=event.cause,
@@ -313,10 +310,9 @@ def _evolve_unattended(
     """Return `step` after an event in which no worker has a part."""
     match event:
         case StepEntered() | StepReused():
-            return replace(step, state=State.EXECUTING)
+            return step._replace(state=State.EXECUTING)
         case StepAwaitsAnswer() | StepAwaitsApproval():
-            return replace(
-                step,
+            return step._replace(
                 state=event.target,
                 reason=event.reason,
                 fence=fence,
@@ -325,8 +321,7 @@ def _evolve_unattended(
                 shown=event.shown,
             )
         case StepAwaitsCommand():
-            return replace(
-                step,
+            return step._replace(
                 state=event.target,
                 reason=event.reason,
                 fence=fence,
@@ -335,10 +330,9 @@ def _evolve_unattended(
                 shown=event.shown,
             )
         case StepResumed():
-            return replace(step, state=State.EXECUTING, reason=None, until_us=None, answer=event.answer)
+            return step._replace(state=State.EXECUTING, reason=None, until_us=None, answer=event.answer)
         case StepStopped():
-            return replace(
-                step,
+            return step._replace(
                 state=State.FAILED,
                 reason=event.reason,
                 cause=event.cause,

@@ -31,6 +31,9 @@ def in_turn(
         queues: of each tenant the head of its queue, at most `slots` items needed.
         weights: of tenants, where not 1.
     """
+    if len(queues) == 1:
+        ((tenant, queue),) = queues.items()
+        return _alone(tenant, queue[:slots], turn, weights)
     taken: list[tuple[Tenant, Item]] = []
     depths = dict.fromkeys(queues, 0)
     waiting = sorted(tenant for tenant, queue in queues.items() if queue)
@@ -43,6 +46,17 @@ def in_turn(
         if depth + 1 == len(queues[tenant]):
             waiting.remove(tenant)
     return taken, turn
+
+
+def _alone(
+    tenant: Tenant, items: Sequence[Item], turn: Turn, weights: Mapping[Tenant, int]
+) -> tuple[list[tuple[Tenant, Item]], Turn]:
+    """Return what `in_turn` does when nobody else waits: one turn after another."""
+    if items:
+        weight = weights.get(tenant, 1)
+        before = min(turn.used, weight) if turn.tenant == tenant else 0
+        turn = Turn(tenant, (before + len(items) - 1) % weight + 1)
+    return [(tenant, item) for item in items], turn
 
 
 def _next(waiting: Sequence[Tenant], turn: Turn, weights: Mapping[Tenant, int]) -> Turn:

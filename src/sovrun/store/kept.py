@@ -223,7 +223,7 @@ class MemoryReads:
         if kept.head.admitted or kept.head.state in TERMINAL:
             return record
         reason = self._lanes.waits_for(self._lane_of(kept)) or Reason.RUN_LIMIT
-        return replace(record, head=replace(record.head, reason=reason))
+        return replace(record, head=record.head._replace(reason=reason))
 
     def _of(self, tenant: Tenant, run: RunId) -> Kept:
         key = self._by_id.get((tenant, run))

@@ -314,8 +314,7 @@ class MemoryStore(MemoryReads, MemoryJournal):
         if struck is not None:
             rest = [(p, write.steps.get(p, s)) for p, s in enumerate(kept.steps)]
             write.stop([(p, s) for p, s in rest if s.state in UNSTARTED], struck, ENGINE)
-        write.derive()
-        if write.ending is not None:
+        if write.derive():
             after = [write.steps.get(position, step) for position, step in enumerate(kept.steps)]
             results = (StepResult(step.step_hash, step.state, step.cause, step.output) for step in after)
             write.end(outcome_of(kept.head.version, kept.head.inputs, kept.plan.steps, results))

@@ -98,8 +98,7 @@ class Submitted(NamedTuple):
     created: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """A worker's right to one step, until it reports, loses it or the step leaves `executing` otherwise.
 
     Args:
@@ -120,8 +119,7 @@ class Lease:
     inputs: Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """How an attempt ended, with the payloads that the result names."""
 
     lease: Lease
@@ -129,8 +127,7 @@ class Report:
     payloads: tuple[Payload, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """What became of a commit: the leases of refused reports in their order, new leases, and runs that are terminal now."""
 
     lost: tuple[Lease, ...] = ()

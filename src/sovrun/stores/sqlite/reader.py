@@ -91,7 +91,7 @@ class SqliteReader(JournalReader):
                 lane = rows.lane_key(row)
                 if lane not in reasons:
                     reasons[lane] = await self._waits_for(lane)
-                record = replace(record, head=replace(record.head, reason=reasons[lane]))
+                record = replace(record, head=record.head._replace(reason=reasons[lane]))
             records.append(record)
         return records
 

@@ -36,8 +36,9 @@ from support.stores import fresh_file
 
 SPEC = dags.shaped(dags.DIAMOND, retry=Retry(base_us=1_000, cap_us=1_000))
 STATEMENTS = {
-    "steps": "UPDATE_STEP",
-    "run": "UPDATE_RUN",
+    "ends of steps": "COMPLETE_STEP",
+    "starts of steps": "START_STEP",
+    "run": "ADVANCE_RUN",
     "events": "INSERT_EVENT",
     "lanes": "UPDATE_LANE",
 }

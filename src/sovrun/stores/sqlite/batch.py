@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sovrun.core.ids import Digest, RunId, Tenant
-from sovrun.core.lifecycle import TERMINAL
+from sovrun.core.lifecycle import TERMINAL, State
 from sovrun.core.run import Run, Write
 from sovrun.core.step import QUEUED
 from sovrun.store.payload import Payload
@@ -52,24 +52,29 @@ class Batch:
             connection.executemany(rows.INSERT_RUN, inserts)
             steps = [(key, self.writes[key].admitted, columns[4]) for key, columns in self.new.items()]
             connection.executemany(rows.INSERT_STEPS, steps)
-        updates = [(*_run_row(head), key) for key, head in heads.items() if key not in self.new]
+        advanced, updates = [], []
+        for key, head in heads.items():
+            if key in self.new:
+                continue
+            if rows.advances(self.writes[key].run, head):
+                advanced.append(rows.advance_columns(head))
+            else:
+                updates.append((*_run_row(head), key))
+        if advanced:
+            connection.executemany(rows.ADVANCE_RUN, advanced)
         if updates:
             connection.executemany(rows.UPDATE_RUN, updates)
         self._write_steps_and_events(connection)
 
     def _write_steps_and_events(self, connection: sqlite3.Connection) -> None:
-        queued: list[tuple[int, int]] = []
-        changed: list[tuple[Any, ...]] = []
+        steps = StepChanges()
         events: list[tuple[Any, ...]] = []
         large: list[tuple[Any, ...]] = []
         for key, write in self.writes.items():
             if write.outcome is None:
-                gather_steps(key, write, queued, changed, new=key in self.new)
+                steps.gather(key, write, new=key in self.new)
             _gather_events(key, write, events, large)
-        if queued:
-            connection.executemany(rows.QUEUE_STEP, queued)
-        if changed:
-            connection.executemany(rows.UPDATE_STEP, changed)
+        steps.write(connection)
         if events:
             connection.executemany(rows.INSERT_EVENT, events)
         if large:
@@ -80,15 +85,41 @@ def _run_row(head: Run) -> tuple[Any, ...]:
     return rows.run_columns(head, head.time_us if head.state in TERMINAL else None)
 
 
-def gather_steps(
-    key: int, write: Write, queued: list[tuple[int, int]], changed: list[tuple[Any, ...]], *, new: bool
-) -> None:
-    """Append the changed steps of a write: just queued ones by their key alone, the rest as whole rows."""
-    for position, step in write.steps.items():
-        if step is not QUEUED:
-            changed.append((*rows.step_row(step), write.now_us, key, position))
-        elif not new:  # the rows of a new run are inserted with their first state
-            queued.append((key, position))
+class StepChanges:
+    """Changed steps, each with the statement that says no more than what has changed."""
+
+    def __init__(self) -> None:
+        self._queued: list[tuple[int, int]] = []
+        self._started: list[tuple[Any, ...]] = []
+        self._completed: list[tuple[Any, ...]] = []
+        self._other: list[tuple[Any, ...]] = []
+
+    def gather(self, key: int, write: Write, *, new: bool) -> None:
+        """Append the changed steps of a write; the rows of a `new` run are inserted with their first state."""
+        now_us = write.now_us
+        for position, step in write.steps.items():
+            if step is QUEUED:
+                if not new:
+                    self._queued.append((key, position))
+            elif step.state is State.EXECUTING and step.attempts == 1:
+                self._started.append((step.worker, now_us, key, position))
+            elif step.state is State.COMPLETED and step.shown is None and step.environment is not None:
+                self._completed.append(
+                    (step.fence, step.step_hash, step.output, step.environment, now_us, key, position)
+                )
+            else:
+                self._other.append((*rows.step_row(step), now_us, key, position))
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write what was gathered."""
+        for statement, changed in (
+            (rows.QUEUE_STEP, self._queued),
+            (rows.START_STEP, self._started),
+            (rows.COMPLETE_STEP, self._completed),
+            (rows.UPDATE_STEP, self._other),
+        ):
+            if changed:
+                connection.executemany(statement, changed)
 
 
 def _gather_events(

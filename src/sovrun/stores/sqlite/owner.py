@@ -36,7 +36,7 @@ from sovrun.store.protocol import (
     Submitted,
 )
 from sovrun.stores.sqlite import rows
-from sovrun.stores.sqlite.batch import Batch, gather_steps
+from sovrun.stores.sqlite.batch import Batch, StepChanges
 from sovrun.stores.sqlite.intake import Intake
 from sovrun.stores.sqlite.journal import JournalAnswer, JournalOwner, JournalRequest
 from sovrun.stores.sqlite.leases import Leases
@@ -302,8 +302,7 @@ class Owner:
                 write.stop(unstarted, struck, ENGINE)
             if write.stopping or write.cancelled:
                 self._clear_queue(write)
-            write.derive()
-            if write.ending is not None:
+            if write.derive():
                 batch.ended.append(write)
 
     def _clear_queue(self, write: Write) -> None:
@@ -314,10 +313,11 @@ class Owner:
         self.pending -= self._connection.execute(rows.DELETE_PENDING_RUN, (run.key,)).rowcount
 
     def _end_all(self, batch: Batch) -> None:
+        steps = StepChanges()
         for write in batch.ended:
-            changed: list[tuple[object, ...]] = []
-            gather_steps(write.run.key, write, [], changed, new=False)
-            self._connection.executemany(rows.UPDATE_STEP, changed)
+            steps.gather(write.run.key, write, new=False)
+        steps.write(self._connection)
+        for write in batch.ended:
             found = self._connection.execute(rows.SELECT_RESULTS, (write.run.key,))
             results = (StepResult(h, State(s), None if c is None else Cause(c), o) for h, s, c, o in found)
             write.end(outcome_of(write.run.version, write.run.inputs, write.plan.steps, results))
@@ -425,9 +425,10 @@ class Owner:
 
     def _remember(self, batch: Batch) -> None:
         """Keep what the file now says of the runs under way."""
-        due = [] if self._next_due is None else [self._next_due]
+        due: list[int] = []
         for key, write in batch.writes.items():
-            due.extend(when for when, _ in write.timers)
+            if write.timers:
+                due.extend(when for when, _ in write.timers)
             head = batch.heads.get(key, write.run)
             if head.state in TERMINAL:
                 self._runs.hot.pop(key, None)
@@ -442,7 +443,8 @@ class Owner:
                     executing.pop(position, None)
                     if step.until_us is not None:
                         due.append(step.until_us)
-        self._next_due = min(due, default=None)
+        if due:
+            self._next_due = min(due if self._next_due is None else (self._next_due, *due))
         self._runs.trim()
 
     # --- what is looked up ------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ class Queue:
         self._connection = connection
         self.lanes = Lanes()
         self._changed: set[int] = set()
+        self._written: dict[int, tuple[int, int]] = {}
+        """By lane the counts that the file has, as far as they were written since `load`."""
         saved = connection.execute(rows.SELECT_SETTING, (_TURN,)).fetchone()
         tenant, used = json.loads(saved[0]) if saved else ("", 0)
         self.turn = Turn(Tenant(tenant), used)
@@ -61,6 +63,7 @@ class Queue:
                 Lane(key, Tenant(tenant), DagId(dag), rows.limits_of((paused, runs, steps)), *counts)
             )
         self._changed.clear()
+        self._written.clear()
         self._fresh.clear()
 
     def lane(self, tenant: Tenant, dag: DagId) -> Lane:
@@ -167,10 +170,12 @@ class Queue:
                 self.put(self.lanes[key], places, now_us)
         self._fresh.clear()
         if self._changed:
-            self._connection.executemany(
-                rows.UPDATE_LANE,
-                ((self.lanes[key].queued, self.lanes[key].executing, key) for key in self._changed),
-            )
+            for key in self._changed:
+                lane = self.lanes[key]
+                counts = (lane.queued, lane.executing)
+                if self._written.get(key) != counts:  # a chain that goes on holds as many steps as before
+                    self._connection.execute(rows.UPDATE_LANE, (*counts, key))
+                    self._written[key] = counts
             self._changed.clear()
 
     def govern(self, lane: Lane | None, tenant: Tenant, limits: Limits) -> None:

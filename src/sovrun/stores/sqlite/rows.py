@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sovrun.core.ids import Actor, DagId, Digest, RunId, StepId, Tenant, WorkerId
 from sovrun.core.lanes import Limits
-from sovrun.core.lifecycle import Cause, Counts, State
+from sovrun.core.lifecycle import TERMINAL, Cause, Counts, State
 from sovrun.core.run import Run
 from sovrun.core.step import QUEUED, RECEIVED, Step
 from sovrun.store.protocol import DagRecord, RunRecord
@@ -42,6 +42,12 @@ UPDATE run SET state = ?, reason = ?, received = ?, queued = ?, executing = ?, a
     failed = ?, started = ?, cancelled = ?, stopping = ?, failures = ?, admitted = ?, cancel = ?, sequence = ?, time_us = ?,
     started_us = coalesce(started_us, ?), ended_us = coalesce(ended_us, ?), outcome = ?, outputs = ?, reproducible = ?
 WHERE key = ?"""
+ADVANCE_RUN: Final = """
+UPDATE run SET state = ?1, received = ?2, queued = ?3, executing = ?4, awaiting_tool = ?5, awaiting_user = ?6, failed = ?7,
+    failures = ?8, sequence = ?9, time_us = ?10, started = ?11,
+    started_us = coalesce(started_us, CASE WHEN ?11 THEN ?10 END)
+WHERE key = ?12"""
+"""What most writes change. No index has any of these columns, so none is written again."""
 _RUN_COLUMNS: Final = """
 r.key, r.id, r.tenant, d.version, r.inputs, r.priority, r.state, r.received, r.queued, r.executing, r.awaiting_tool,
 r.awaiting_user, r.failed, r.reason, r.started, r.cancelled, r.stopping, r.sequence, r.time_us, r.outcome, r.outputs,
@@ -79,6 +85,13 @@ UPDATE_STEP: Final = """
 UPDATE step SET state = ?, reason = ?, cause = ?, attempts = ?, failures = ?, circumstances = ?, fence = ?, worker = ?,
     until_us = ?, step_hash = ?, output = ?, failure = ?, error = ?, environment = ?, shown = ?, answer = ?, since_us = ?
 WHERE run = ? AND position = ?"""
+START_STEP: Final = """
+UPDATE step SET state = 'executing', attempts = 1, worker = ?, since_us = ? WHERE run = ? AND position = ?"""
+"""The first attempt of a step, of which nothing else is known yet."""
+COMPLETE_STEP: Final = """
+UPDATE step SET state = 'completed', worker = NULL, fence = ?, step_hash = ?, output = ?, environment = ?, since_us = ?
+WHERE run = ? AND position = ?"""
+"""The end of a step that neither a tool nor a person had a part in; the other columns of such a step are as they were."""
 QUEUE_STEP: Final = "UPDATE step SET state = 'queued' WHERE run = ? AND position = ?"
 UPDATE_COUNTERS: Final = """
 UPDATE step SET remaining = remaining - ?, failed_needs = failed_needs + ?, skipped_needs = skipped_needs + ?,
@@ -246,6 +259,31 @@ def run_columns(head: Run, ended_us: int | None) -> tuple[Any, ...]:
         head.outcome,
         head.outputs,
         head.reproducible,
+    )
+
+
+def advances(before: Run, after: Run) -> bool:
+    """Return whether a write has changed no more of a run than what `ADVANCE_RUN` says."""
+    return (
+        after.state not in TERMINAL
+        and before.admitted == after.admitted
+        and before.stopping == after.stopping
+        and before.cancelled == after.cancelled
+        and before.cancel == after.cancel
+        and before.reason == after.reason
+    )
+
+
+def advance_columns(head: Run) -> tuple[Any, ...]:
+    """Return a head as the values of `ADVANCE_RUN`; texts and numbers alone, since binding anything else costs more."""
+    return (
+        str(head.state),
+        *head.counts,
+        head.failures,
+        head.sequence,
+        head.time_us,
+        int(head.started),
+        head.key,
     )
 
 

@@ -23,7 +23,7 @@ from sovrun.engine.hub import LEASE_US
 from sovrun.engine.worker import Worker
 from sovrun.execution.layer import CommandLayer
 from sovrun.ports import Executor, Files, Identity
-from sovrun.store.protocol import RunRecord, Store, Submitted
+from sovrun.store.protocol import RunRecord, Store, Submission, Submitted
 
 LOOK_SECONDS: Final = 0.1
 GRACE_SECONDS: Final = 10.0
@@ -66,6 +66,8 @@ class Engine:
         self._clerk = clerk or Clerk(store, files, executor.environment, steps)
         self._tasks: list[asyncio.Task[None]] = []
         self._waiting: dict[RunId, list[asyncio.Future[None]]] = {}
+        self._under_way: dict[RunId, Tenant] = {}
+        """Runs that were made here and have not ended yet, so that `wait` need not read whether they have."""
         self._error: BaseException | None = None
         self.desk = Desk(store, files)
         self.resumed = 0
@@ -118,12 +120,24 @@ class Engine:
         submission, inputs = submission_of(request)
         if submission.inputs.body is None:
             self._files.put(submission.tenant, submission.inputs.digest, inputs)
-        return await self._store.submit(replace(submission, parent=parent))
+        return await self._made(replace(submission, parent=parent))
+
+    async def _made(self, submission: Submission) -> Submitted:
+        """Have a run made that is known to be under way before it can end."""
+        self._under_way[submission.id] = submission.tenant
+        created = False
+        try:
+            submitted = await self._store.submit(submission)
+            created = submitted.created
+        finally:
+            if not created:
+                self._under_way.pop(submission.id, None)
+        return submitted
 
     async def wait(self, tenant: Tenant, run: RunId) -> RunRecord:
         """Return a run once it is terminal. Raises: NotFound; StoreUnavailable when this engine cannot go on."""
-        record = await self._store.run(tenant, run)
-        while record.head.state not in TERMINAL:
+        record = None if self._under_way.get(run) == tenant else await self._store.run(tenant, run)
+        while record is None or record.head.state not in TERMINAL:
             if self._error is not None:
                 raise self._error
             ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -168,6 +182,7 @@ class Engine:
         return any(limit.paused for limit in limits)
 
     def _run_ended(self, run: RunId) -> None:
+        self._under_way.pop(run, None)
         for ended in self._waiting.pop(run, ()):
             if not ended.done():
                 ended.set_result(None)

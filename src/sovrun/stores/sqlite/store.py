@@ -99,14 +99,14 @@ class SqliteStore(JournalStore, SqliteReader):
 
     async def submit(self, submission: Submission) -> Submitted:
         """See `Store.submit`."""
-        return cast("Submitted", await self._ask(submission))
+        return cast("Submitted", await _within_the_turn(self._ask(submission)))
 
     async def commit(self, reports: Sequence[Report], *, worker: WorkerId, slots: int = 0) -> Committed:
         """See `Store.commit`."""
         self._heard[worker] = self._clock.elapsed_us()
         asked = self._ask(Commit(reports, worker, slots))
         try:
-            return cast("Committed", await asked)
+            return cast("Committed", await _within_the_turn(asked))
         except asyncio.CancelledError:
             if _is_answered(asked):
                 self._give_back(asked.result().leases)
@@ -303,6 +303,12 @@ def _still_wanted(
         if isinstance(request, Commit):
             return Commit(request.reports, request.worker, slots=0), answer
     return request, answer
+
+
+async def _within_the_turn(answer: asyncio.Future[Any]) -> Any:
+    """Return an answer in the turn of the event loop in which it is given; a future wakes its waiter one turn later."""
+    await asyncio.sleep(0)  # the commit was put into the loop's next turn earlier than this
+    return await answer
 
 
 def _is_answered(asked: asyncio.Future[Any]) -> bool:

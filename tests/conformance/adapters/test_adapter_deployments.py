@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -146,6 +147,23 @@ async def test_the_same_client_id_never_makes_a_second_deployment(host: Provider
         await stopped(host, calls.effect(), deployment.id)
     listed = await host.adapter.list_deployments(calls.read())
     assert [one.status for one in listed] == [DeploymentStatus.STOPPED]
+
+
+async def test_one_client_id_sent_several_times_at_once_makes_one_deployment(
+    host: Provider, calls: Calls
+) -> None:
+    assert host.deployment is not None
+    call, wanted = calls.effect(), host.deployment
+    answers = await asyncio.gather(*(host.adapter.create_deployment(call, wanted) for _ in range(8)))
+    listed = await host.adapter.list_deployments(calls.read())
+    assert [one.client_id for one in listed] == [call.client_id]
+    assert any(isinstance(answer, Done) for answer in answers)
+    for answer in answers:
+        if isinstance(answer, Rejected):
+            assert answer.duplicate
+        else:
+            assert isinstance(answer.resource, Deployment)
+            assert answer.resource.id == listed[0].id
 
 
 async def test_identical_deployments_under_two_client_ids_are_two(host: Provider, calls: Calls) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from decimal import Decimal
 
@@ -162,6 +163,22 @@ async def test_the_same_client_id_never_makes_a_second_order_while_the_first_is_
     else:
         assert again.resource == order
     assert await exchange.adapter.list_orders(calls.read()) == [order]
+
+
+async def test_one_client_id_sent_several_times_at_once_makes_one_order(
+    exchange: Provider, calls: Calls
+) -> None:
+    assert exchange.resting is not None
+    call, order = calls.effect(), exchange.resting
+    answers = await asyncio.gather(*(exchange.adapter.place_order(call, order) for _ in range(8)))
+    listed = await exchange.adapter.list_orders(calls.read())
+    assert [one.client_id for one in listed] == [call.client_id]
+    assert any(isinstance(answer, Done) for answer in answers)
+    for answer in answers:
+        if isinstance(answer, Rejected):
+            assert answer.duplicate
+        else:
+            assert answer.resource == listed[0]
 
 
 async def test_a_client_id_is_remembered_for_ever_or_declared_to_be_forgotten(

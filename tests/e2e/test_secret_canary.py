@@ -244,7 +244,9 @@ def _assert_found_nowhere(operator: Operator) -> None:
 @pytest.mark.parametrize("mode", ["run", "up"])
 def test_a_canary_is_used_and_found_nowhere(operator: Operator, mode: str) -> None:
     file = str(operator.folder / "dag" / "dag.yaml")
-    process = operator.start(*(("run", file, "--workers", "4") if mode == "run" else ("up", "--slots", "4")))
+    noted = ["--note", f"with {CANARIES['env']}"]
+    run_command, up_command = ["run", file, "--workers", "4", *noted], ["up", "--slots", "4"]
+    process = operator.start(*(run_command if mode == "run" else up_command))
     try:
         if mode == "up":
             until(lambda: operator.store.with_name("s.db.sock").exists(), "the server")

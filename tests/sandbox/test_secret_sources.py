@@ -17,6 +17,7 @@ from sovrun.sandbox.secrets import (
     SecretSources,
     parse_source,
     require_outside,
+    without_values,
 )
 
 ACME, OTHER = Tenant("acme"), Tenant("other")
@@ -192,3 +193,11 @@ def test_a_source_within_the_code_of_a_dag_is_refused(tmp_path) -> None:
         require_outside([parse_source(within[0], ACME)], tmp_path / "dag", ["secrets"])
     outside = (f"dir:{tmp_path}/dagger", "env:A_", f"dir:{tmp_path}")
     require_outside([parse_source(text, ACME) for text in outside], tmp_path / "dag", None)
+
+
+def test_what_a_person_wrote_loses_the_values_that_can_be_had(folder) -> None:
+    wanted = [("A", "absent"), ("T", "token")]
+    found = sources(f"dir:{folder}/dir")
+    assert without_values(f"with {CANARY}!", found, ACME, wanted) == "with ***!"
+    assert without_values(f"with {CANARY}!", found, ACME, []) == f"with {CANARY}!"
+    assert without_values("nothing", found, OTHER, wanted) == "nothing"

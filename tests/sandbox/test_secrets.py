@@ -191,4 +191,4 @@ async def test_a_step_without_secrets_reaches_none(careful, wanting) -> None:
 
 
 async def test_the_text_form_of_a_task_shows_no_value(wanting) -> None:
-    assert_nothing_of_it(repr(replace(wanting("work:show"), secret_values={"TOKEN": CANARY.encode()})))
+    assert "canary" not in repr(replace(wanting("work:show"), secret_values={"TOKEN": CANARY.encode()}))

@@ -36,7 +36,7 @@ from sovrun.core.lifecycle import TERMINAL, State
 from sovrun.engine.desk import Desk
 from sovrun.engine.handler import RunRequest
 from sovrun.engine.views import is_reused, plan_of_run, run_json, step_error
-from sovrun.sandbox.secrets import SecretSource
+from sovrun.sandbox.secrets import SecretSource, SecretSources, without_values
 from sovrun.store.protocol import PRIORITY_DEFAULT, RunRecord
 from sovrun.wiring import (
     Opened,
@@ -103,7 +103,9 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
             dag.spec.inputs, inputs or [], input_files or [], inputs_file, whose=whose, kept=opened.files
         )
         run_key = RunKey(fresh=SystemIdentity().fresh()) if caller is None else RunKey(caller=caller)
-        return RunRequest(dag, given, run_key, local_actor(), isolation, note, priority)
+        wanted = {secret for step in dag.spec.steps for secret in step.secrets}
+        told = note and without_values(note, SecretSources(sources), whose, sorted(wanted))
+        return RunRequest(dag, given, run_key, local_actor(), isolation, told, priority)
 
     sources = secret_sources(secrets or (), whose)
     order = _Order(

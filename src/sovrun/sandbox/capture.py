@@ -24,8 +24,7 @@ from sovrun.sandbox.redaction import Redaction, Stream
 
 STDOUT: Final = "stdout"
 STDERR: Final = "stderr"
-NOTICE: Final = "sovrun"
-"""The streams of a log: what the step prints, and what Sovrun has to say about it."""
+"""The streams of a log."""
 
 _TAIL: Final = 4 << 10
 _FINE_SHARE: Final = 4

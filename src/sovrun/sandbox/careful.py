@@ -86,6 +86,7 @@ class CarefulExecutor:
             log=first.log + second.log,
             usage=second.usage,
             connections=first.connections + second.connections,
+            walls=second.walls,
         )
 
 
@@ -123,6 +124,7 @@ def _refused_with(outcome: Succeeded, secrets: dict[str, bytes]) -> Failed | Non
                 log=outcome.log,
                 usage=outcome.usage,
                 connections=outcome.connections,
+                walls=outcome.walls,
             )
     return None
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,7 @@ from sovrun.core.canonical import parse
 from sovrun.core.errors import InvalidSetting, InvalidValue
 from sovrun.core.ids import NAME, Tenant
 from sovrun.ports import Failed
-from sovrun.sandbox.redaction import VALUE_MIN
+from sovrun.sandbox.redaction import VALUE_MIN, Redaction
 
 VALUE_MAX: Final = 64 << 10
 FILE_MAX: Final = 16 << 20
@@ -138,6 +139,22 @@ class SecretSources:
                 retryable=False,
             )
         )
+
+
+def without_values(
+    text: str, sources: SecretSources, tenant: Tenant, wanted: Iterable[tuple[str, str]]
+) -> str:
+    """Return what a person wrote without the values of secrets, as far as these can be had.
+
+    Args:
+        wanted: the secrets in question, as for `SecretSources.values`.
+    """
+    values = []
+    for secret in wanted:
+        with suppress(NoSecret):
+            values += sources.values(tenant, [secret]).values()
+    redaction = Redaction.of(values)
+    return text if redaction is None else redaction.text(text)
 
 
 def _overlap(one: SecretSource, other: SecretSource) -> bool:

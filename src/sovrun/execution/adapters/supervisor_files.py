@@ -48,6 +48,7 @@ class Kept:
 
     Args:
         digest: of everything that was asked for; policy: what supervisord does with it by itself.
+        processes: how many it has.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Kept:
     actor: str
     digest: Digest
     policy: Policy
+    processes: int
 
 
 class UnfitParameter(Exception):
@@ -72,6 +74,11 @@ def client_id_of(tenant: Tenant, group: str) -> str | None:
     """Return the client id of a process group, None when it is not a deployment of this tenant's."""
     client_id = group[-32:]
     return client_id if group == group_of(tenant, client_id) else None
+
+
+def process_names(group: str, processes: int) -> list[str]:
+    """Return how supervisord calls the processes of a group within it."""
+    return [group] if processes == 1 else [f"{group}_{number:02d}" for number in range(processes)]
 
 
 def request_digest(order: CreateDeployment, mode: str) -> Digest:
@@ -97,6 +104,7 @@ def file_text(call: Call, group: str, order: CreateDeployment, artifact: Artifac
         "exitCodes": list(artifact.exit_codes),
         "mode": call.mode,
         "name": order.name,
+        "processes": artifact.processes,
         "restart": artifact.restart,
     }
     many = artifact.processes > 1
@@ -268,6 +276,7 @@ def _kept(text: str, path: Path) -> Kept:
             actor=told["actor"],
             digest=Digest(told["digest"]),
             policy=Policy(_STARTS in text, told["restart"], frozenset(told["exitCodes"])),
+            processes=int(told["processes"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise OutcomeUnknown(

@@ -20,6 +20,7 @@ from sovrun.execution.adapters.supervisor_files import (
     client_id_of,
     file_text,
     group_of,
+    process_names,
     request_digest,
     stopped_text,
 )
@@ -113,8 +114,10 @@ class Host:
             return Done(self._stopped(call.tenant, client_id, patience, deadline))
 
     def _stopped(self, tenant: Tenant, client_id: str, patience: float, deadline: float) -> Deployment:
-        """Stop until all has ended or is about to: supervisord skips what it is just about to start again."""
-        unstarted = False
+        """Stop until all has ended or is about to: supervisord skips what it is just about to start again.
+
+        What was just added was started before this: supervisord does so between two questions, and one was asked.
+        """
         while True:
             group, processes = self._group(tenant, client_id, deadline)
             if not processes:
@@ -124,14 +127,7 @@ class Host:
                     "bad_answer", f"supervisord has lost a process of {group}; it may still run"
                 )
             told = self._told(tenant, group, processes)
-            if told.status in _OVER:
-                # What was added just now is started in supervisord's next round, so that one more look shows it.
-                if unstarted or all(process.started for process in processes):
-                    return told
-                unstarted = True
-                continue
-            unstarted = False
-            if told.status is DeploymentStatus.STOPPING and monotonic() >= patience:
+            if told.status in _OVER or (told.status is DeploymentStatus.STOPPING and monotonic() >= patience):
                 return told
             if not all(process.state == "STOPPING" for process in processes):
                 self._stop_once(group, deadline)
@@ -196,27 +192,38 @@ class Host:
         except OSError as error:
             raise NotReached(f"{self._folder.path} cannot be written: {error.strerror}") from error
 
-    def _processes(self, deadline: float) -> list[Process]:
-        answer = self._read("supervisor.getAllProcessInfo", deadline)
-        if not isinstance(answer, list):
-            raise OutcomeUnknown("bad_answer", "supervisord does not list its processes")
-        return [process_of(info) for info in answer]
-
-    def _read(self, method: str, deadline: float) -> Any:
-        try:
-            return self._connection.call(method, deadline=deadline)
-        except Fault as fault:
-            if fault.code == FaultCode.SHUTDOWN_STATE:
-                raise NotReached("supervisord is shutting down") from fault
-            raise OutcomeUnknown("server_error", str(fault)) from fault
-
     def _group(self, tenant: Tenant, client_id: str, deadline: float) -> tuple[str, list[Process]]:
         """Return the name of a deployment's group and its processes, which are none when there is no such deployment."""
-        processes = self._processes(
-            deadline
-        )  # asked even when no deployment is called that: the answer is supervisord's
-        group = group_of(tenant, client_id) or ""
-        return group, [process for process in processes if process.group == group]
+        group = group_of(tenant, client_id)
+        kept = None if group is None else self._folder.kept(group)
+        if group is None or kept is None:
+            # Asked even when no deployment is called that: the answer is supervisord's.
+            return group or "", [process for process in self._processes(deadline) if process.group == group]
+        return group, self._processes_named(group, process_names(group, kept.processes), deadline)
+
+    def _processes(self, deadline: float) -> list[Process]:
+        return [process_of(info) for info in self._listed("supervisor.getAllProcessInfo", (), deadline)]
+
+    def _processes_named(self, group: str, names: Sequence[str], deadline: float) -> list[Process]:
+        asked = [{"methodName": "supervisor.getProcessInfo", "params": [f"{group}:{name}"]} for name in names]
+        processes = []
+        for answer in self._listed("system.multicall", (asked,), deadline):
+            if isinstance(answer, dict) and "faultCode" in answer:
+                fault = Fault(answer["faultCode"], f"supervisor.getProcessInfo: {answer.get('faultString')}")
+                if fault.code != FaultCode.BAD_NAME:
+                    raise _unreadable(fault) from fault
+            else:
+                processes.append(process_of(answer))
+        return processes
+
+    def _listed(self, method: str, parameters: tuple[Any, ...], deadline: float) -> list[Any]:
+        try:
+            answer = self._connection.call(method, *parameters, deadline=deadline)
+        except Fault as fault:
+            raise _unreadable(fault) from fault
+        if not isinstance(answer, list):
+            raise OutcomeUnknown("bad_answer", f"{method} does not answer with a list")
+        return answer
 
     def _told(self, tenant: Tenant, group: str, processes: Sequence[Process]) -> Deployment:
         kept = self._folder.kept(group)
@@ -233,6 +240,12 @@ class Host:
             raw_status=raw_status(processes),
             detail=detail,
         )
+
+
+def _unreadable(fault: Fault) -> OutcomeUnknown:
+    if fault.code == FaultCode.SHUTDOWN_STATE:
+        return NotReached("supervisord is shutting down")
+    return OutcomeUnknown("server_error", str(fault))
 
 
 @contextmanager

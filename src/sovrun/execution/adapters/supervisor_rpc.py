@@ -84,14 +84,14 @@ class Connection:
             encoded = b64encode(":".join(credentials).encode()).decode()
             self._authorization = f"Authorization: Basic {encoded}\r\n"
 
-    def call(self, method: str, *parameters: str | bool, deadline: float) -> Any:
+    def call(self, method: str, *parameters: Any, deadline: float) -> Any:
         """Return what a method of supervisord's answers until `deadline`, an instant of `time.monotonic`.
 
         Raises: Fault; NotReached when supervisord certainly did nothing; OutcomeUnknown otherwise.
         """
         return self._value(method, self._answer(self._request(method, parameters), method, deadline))
 
-    def _request(self, method: str, parameters: tuple[str | bool, ...]) -> bytes:
+    def _request(self, method: str, parameters: tuple[Any, ...]) -> bytes:
         body = xmlrpc.client.dumps(parameters, method).encode()
         # HTTP/1.0: the answer is neither chunked nor followed by another one.
         head = (

@@ -487,10 +487,11 @@ async def test_a_stop_whose_answer_is_lost_is_found_stopped(calls: Calls) -> Non
         call = calls.effect()
         await created(host, call)
         server.started(1)
-        seen = 1  # addProcessGroup named the client id before
+        before = sum(asked.key == call.client_id for asked in proxy.asked)
 
         def plan(_method: str, _path: str, key: str, nth: int) -> Fault:
-            return Fault.CUT_AFTER if (key, nth) == (call.client_id, seen) else Fault.NONE
+            third = (call.client_id, before + 2)  # it is looked at twice, and stopped
+            return Fault.CUT_AFTER if (key, nth) == third else Fault.NONE
 
         async with proxy.meeting(plan):
             with pytest.raises(OutcomeUnknown) as unknown:

@@ -10,46 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from sovrun.core.commands.model import CancelOrder, CreateDeployment, StopDeployment
 from sovrun.core.ids import Tenant
 from sovrun.execution.adapters.paper import open_adapter
-from sovrun.execution.port import Call, Deployment, Done, Ledger, Order
+from sovrun.execution.port import Call, Done
 from sovrun.stores.sqlite.store import SqliteStore
 from support.clock import SetClock
 from support.ledgers import DirectoryLedger, MemoryLedger
-from support.paper import limit, market, views
-from support.paper_client import NAME, order_of
-from support.providers import ACTOR, NEIGHBOUR, TENANT, Calls
+from support.paper import NAME, both_accounts, live_a_little, market
+from support.paper_client import order_of
+from support.providers import ACTOR, TENANT, Calls
 from support.stores import BACK_ENDS
 
 TESTS = Path(__file__).parents[1]
 PROCESSES, ORDERS = 4, 60
-
-
-async def live_a_little(ledger: Ledger) -> bytes:
-    """Use a provider in every way, and return all that can be read of it then."""
-    adapter, calls = open_adapter(NAME, {}, ledger=ledger), Calls("a little life")
-    for order in (market("buy", "25"), limit("sell", "5", "120"), limit("buy", "3", "99.75")):
-        await adapter.place_order(calls.effect(), order)
-        await adapter.place_order(calls.effect(tenant=NEIGHBOUR), order)
-    placed = await adapter.place_order(calls.effect(), limit("buy", "3", "80"))
-    created = await adapter.create_deployment(
-        calls.effect(), CreateDeployment("trend", "any", None, {"w": 1.5})
-    )
-    assert isinstance(placed, Done)
-    assert isinstance(created, Done)
-    assert isinstance(placed.resource, Order)
-    assert isinstance(created.resource, Deployment)
-    await adapter.cancel_order(calls.effect(), CancelOrder(placed.resource.id))
-    await adapter.stop_deployment(calls.effect(), StopDeployment(created.resource.id))
-    await adapter.place_order(calls.effect(), market("sell", "4"))
-    return await both(ledger)
-
-
-async def both(ledger: Ledger) -> bytes:
-    """Return all that can be read of both tenants, by a provider that has read nothing before."""
-    adapter = open_adapter(NAME, {}, ledger=ledger)
-    return await views(adapter, TENANT) + await views(adapter, NEIGHBOUR)
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
@@ -64,11 +37,11 @@ async def test_an_account_is_the_same_after_a_restart(tmp_path: Path) -> None:
     before = await live_a_little(store)
     await store.close()
     store = SqliteStore.open_owner(tmp_path / "store.db", SetClock(1))
-    assert await both(store) == before
+    assert await both_accounts(store) == before
     call = Call(TENANT, ACTOR, "paper", Calls("a little life").client_id())
     again = await open_adapter(NAME, {}, ledger=store).place_order(call, market("buy", "25"))
     assert isinstance(again, Done), "the first client id of that life is remembered"
-    assert await both(store) == before
+    assert await both_accounts(store) == before
     await store.close()
 
 

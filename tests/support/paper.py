@@ -9,13 +9,16 @@ from decimal import Decimal
 from pathlib import Path
 
 from sovrun.core.canonical import canonical
-from sovrun.core.commands.model import CreateDeployment, PlaceOrder
+from sovrun.core.commands.model import CancelOrder, CreateDeployment, PlaceOrder, StopDeployment
 from sovrun.core.ids import Actor, Tenant
 from sovrun.execution.adapters.paper import open_adapter
 from sovrun.execution.adapters.paper_account import DEPLOYMENT_STATUSES, ORDER_STATUSES
-from sovrun.execution.port import Call, ExecutionAdapter
+from sovrun.execution.adapters.paper_rules import PAUSE, RESUME
+from sovrun.execution.port import Call, Deployment, Done, ExecutionAdapter, Ledger, Order
 from support.ledgers import FaultyLedger
-from support.providers import Provider
+from support.providers import NEIGHBOUR, TENANT, Calls, Provider
+
+NAME = "paper"
 
 
 def limit(side: str, quantity: str, price: str, *, symbol: str = "THIN", tif: str = "gtc") -> PlaceOrder:
@@ -32,7 +35,7 @@ def market(side: str, quantity: str, *, symbol: str = "THIN") -> PlaceOrder:
 async def paper_provider(_: Path) -> AsyncIterator[Provider]:
     """Open a paper provider as it is without settings, except for what may be deployed."""
     ledger = FaultyLedger()
-    adapter = open_adapter("paper", {"artifacts": ["momentum"]}, ledger=ledger)
+    adapter = open_adapter(NAME, {"artifacts": ["momentum"]}, ledger=ledger)
     yield Provider(
         adapter=adapter,
         hanging=ledger.hanging,
@@ -73,3 +76,31 @@ def _texts(value: object) -> object:
             return [_texts(one) for one in value]
         case _:
             return value if value is None or isinstance(value, int) else str(value)
+
+
+async def live_a_little(ledger: Ledger) -> bytes:
+    """Use a provider in every way, and return all that can be read of it then."""
+    adapter, calls = open_adapter(NAME, {}, ledger=ledger), Calls("a little life")
+    for order in (market("buy", "25"), limit("sell", "5", "120"), limit("buy", "3", "99.75")):
+        await adapter.place_order(calls.effect(), order)
+        await adapter.place_order(calls.effect(tenant=NEIGHBOUR), order)
+    placed = await adapter.place_order(calls.effect(), limit("buy", "3", "80"))
+    created = await adapter.create_deployment(
+        calls.effect(), CreateDeployment("trend", "any", None, {"w": 1.5})
+    )
+    assert isinstance(placed, Done)
+    assert isinstance(created, Done)
+    assert isinstance(placed.resource, Order)
+    assert isinstance(created.resource, Deployment)
+    await adapter.cancel_order(calls.effect(), CancelOrder(placed.resource.id))
+    for kind in (PAUSE, RESUME):
+        await adapter.perform(calls.effect(), kind, {"deploymentId": created.resource.id})
+    await adapter.stop_deployment(calls.effect(), StopDeployment(created.resource.id))
+    await adapter.place_order(calls.effect(), market("sell", "4"))
+    return await both_accounts(ledger)
+
+
+async def both_accounts(ledger: Ledger) -> bytes:
+    """Return all that can be read of both tenants, by a provider that has read nothing before."""
+    adapter = open_adapter(NAME, {}, ledger=ledger)
+    return await views(adapter, TENANT) + await views(adapter, NEIGHBOUR)

@@ -15,13 +15,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from sovrun.core.commands.model import PlaceOrder
-from sovrun.core.ids import Actor, Tenant
+from sovrun.core.ids import Actor
 from sovrun.execution.adapters.paper import open_adapter
 from sovrun.execution.port import Call, Done, Order
 from support.ledgers import DirectoryLedger
-
-TENANT = Tenant("acme")
-NAME = "paper"
+from support.paper import NAME
+from support.providers import TENANT
 
 
 def order_of(number: int) -> tuple[Call, PlaceOrder]:

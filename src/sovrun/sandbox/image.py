@@ -67,6 +67,11 @@ def write_image(target: Path, library: str) -> None:
     )
 
 
+def source_of(path: Path) -> bytes:
+    """Return what is to be compiled."""
+    return path.read_bytes()
+
+
 def _compiled(name: str, library: str) -> tuple[str, str, str, CodeType]:
     """Return name, folder when it is a package, file and code of a module, as they are inside."""
     relative = name.replace(".", "/")
@@ -74,5 +79,5 @@ def _compiled(name: str, library: str) -> tuple[str, str, str, CodeType]:
     is_package = source.is_dir()
     path = source / "__init__.py" if is_package else source.with_suffix(".py")
     inside = f"{library}/{relative}/__init__.py" if is_package else f"{library}/{relative}.py"
-    code = SourceFileLoader(name, str(path)).source_to_code(path.read_bytes(), inside)
+    code = SourceFileLoader(name, str(path)).source_to_code(source_of(path), inside)
     return name, f"{library}/{relative}" if is_package else "", inside, code

@@ -8,7 +8,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +30,7 @@ from sovrun.execution.port import (
     Rejected,
 )
 from support.providers import NEIGHBOUR, Calls
-from support.proxies import Fault, Plan, proxied
+from support.proxies import Fault, Plan, proxied, seeded
 from support.supervisord import Supervisord, adapter_of, supervisord
 
 BOT = CreateDeployment(
@@ -480,6 +480,38 @@ async def test_a_start_whose_answer_is_lost_is_found_or_completed_and_never_made
         assert await status_of(host, server, call) is RUNNING
         server.started(1)
         assert starts_by_deployment(server) == {call.client_id: 1}
+
+
+async def resolved(host: ExecutionAdapter, call: Call) -> tuple[Deployment, int]:
+    """Send, and after an unknown outcome look, and send again what is not found. Returns: how often it was sent, too."""
+    sends = 0
+    while True:
+        with suppress(OutcomeUnknown):
+            sends += 1
+            return await created(host, call), sends
+        while True:
+            with suppress(OutcomeUnknown):
+                found = await host.find_deployment(call, str(call.client_id))
+                break
+        if found is not None:
+            return found, sends
+
+
+async def test_when_a_third_of_all_calls_is_cut_every_deployment_is_started_exactly_once(
+    calls: Calls,
+) -> None:
+    async with behind_a_proxy(calls) as (server, proxy, settings), adapter_of(settings) as host:
+        wanted = [calls.effect() for _ in range(40)]
+        async with proxy.meeting(seeded(7, 0.33, {"POST"})):
+            told = await asyncio.gather(*(resolved(host, call) for call in wanted))
+        cut = sum(asked.fault is not Fault.NONE for asked in proxy.asked)
+        assert cut * 4 > len(proxy.asked), "the faults did not strike"
+        assert sum(sends for _, sends in told) > len(wanted), "nothing had to be sent again"
+        assert [one.client_id for one, _ in told] == [call.client_id for call in wanted]
+        server.started(len(wanted))
+        server.settle()
+        assert starts_by_deployment(server) == {call.client_id: 1 for call in wanted}
+        assert len(await host.list_deployments(calls.read())) == len(wanted)
 
 
 async def test_a_stop_whose_answer_is_lost_is_found_stopped(calls: Calls) -> None:

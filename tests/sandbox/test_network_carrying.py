@@ -10,12 +10,15 @@ import signal
 import socket
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from sovrun.sandbox.careful import CarefulExecutor
 from sovrun.sandbox.network_relay import CHUNK, OPEN_MAX, TOLD_MAX, Relay
+from sovrun.sandbox.secrets import SecretSources
 from support.endpoints import CLIENT, all_of, declaring, sandbox_allowing, server, told
 from support.tasks import failure_of, task, value_of
 
@@ -332,3 +335,13 @@ async def test_a_carrier_holds_nothing_of_the_supervisor_and_is_nobody(client, t
     assert uids[0] != "0"
     # Its loop, its link to the supervisor, one listener, and the two ends of a connection.
     assert opened == ["anon_inode:[eventpoll]", *["socket:"] * 4]
+
+
+async def test_a_step_that_runs_twice_tells_the_connections_of_both(client, tmp_path: Path) -> None:
+    with server(lambda made: made.sendall(b"same")) as far:
+        async with sandbox_allowing(tmp_path, f"a.test:{far.port}=127.0.0.1") as executor:
+            step = declaring(f"a.test:{far.port}", "client:knock", code=client, host="a.test", port=far.port)
+            twice = CarefulExecutor(executor, SecretSources())
+            outcome = await twice.execute(replace(step, verified=True))
+    assert value_of(outcome) == "same"
+    assert told(outcome) == [("a.test", far.port, "closed", 1)] * 2

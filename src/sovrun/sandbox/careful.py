@@ -67,8 +67,10 @@ class CarefulExecutor:
         except asyncio.CancelledError:
             _discard(first)
             raise
+        both = first.connections + second.connections
         if isinstance(second, Failed):
             _discard(first)
+            second = replace(second, connections=both)
             if second.circumstance:
                 return second
             message = f"the first run returned {_digest(first)}, the second failed: {second.reason}: {second.message}"
@@ -76,7 +78,7 @@ class CarefulExecutor:
         digests = _digest(first), _digest(second)
         if digests[0] == digests[1]:
             _discard(second, but=first)
-            return first
+            return replace(first, connections=both)
         _discard(first)
         _discard(second)
         return Failed(
@@ -85,7 +87,7 @@ class CarefulExecutor:
             retryable=False,
             log=first.log + second.log,
             usage=second.usage,
-            connections=first.connections + second.connections,
+            connections=both,
             walls=second.walls,
         )
 

@@ -187,11 +187,6 @@ class StepSpec:
     reproducible: bool = False
     verified: bool = False
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether a worker executes it and nothing outside has a part in it, so that a replay may execute it again."""
-        return self.kind in WORKER_KINDS and not self.endpoints and not self.secrets
-
 
 @dataclass(frozen=True, slots=True)
 class DagSpec:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sovrun.core.ids import Tenant
+from sovrun.sandbox.network import TRUSTED
 from support.endpoints import CLIENT, authority, declaring, sandbox_allowing, server, told, web_page
 from support.tasks import failure_of, task, value_of
 
@@ -142,6 +143,20 @@ async def test_the_names_inside_are_the_declared_ones_and_cannot_be_changed(clie
     assert names == "127.0.0.1 localhost\n127.0.1.1 b.test\n127.0.1.2 a.test\n"
     assert refused in (EACCES, EROFS)
     assert value_of(bare)[0] == "127.0.0.1 localhost\n"
+
+
+async def test_a_step_with_a_network_sees_the_certificates_that_the_machine_trusts(
+    client, tmp_path: Path
+) -> None:
+    async with sandbox_allowing(tmp_path, "a.test:1=127.0.0.1") as executor:
+        with_network = await executor.execute(
+            declaring("a.test:1", "client:trusted", code=client, paths=list(TRUSTED))
+        )
+        without = await executor.execute(task("client:trusted", code=client, paths=list(TRUSTED)))
+    assert value_of(with_network) == [
+        path for path in TRUSTED if Path(path).is_dir() and any(Path(path).iterdir())
+    ]
+    assert value_of(without) == []
 
 
 async def test_what_is_allowed_but_not_declared_is_not_there(client, tmp_path: Path) -> None:

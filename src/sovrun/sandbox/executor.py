@@ -36,6 +36,7 @@ from sovrun.sandbox.verdicts import failure
 
 _CHUNK: Final = 1 << 18
 _BODY_MAX: Final = 1 << 31
+SUPERVISOR: Final = "from sovrun.sandbox.supervisor import main; main()"
 _FAREWELL_S: Final = 10.0
 
 
@@ -52,10 +53,9 @@ def start_supervisor(
             "bubblewrap is not installed", hint="install the package `bubblewrap`, version 0.8 or newer"
         )
     ours, theirs = socket.socketpair()
-    command = "import sys; from sovrun.sandbox.supervisor import main; main()"
     with theirs:
         process = subprocess.Popen(  # noqa: S603 -- our own interpreter and module
-            [sys.executable, "-s", "-P", "-B", "-c", command, str(theirs.fileno()), str(os.getpid())],
+            [sys.executable, "-s", "-P", "-B", "-c", SUPERVISOR, str(theirs.fileno()), str(os.getpid())],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -7,19 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
-from sovrun.core.commands.model import CreateDeployment
+from sovrun.core.commands.model import CreateDeployment, StopDeployment
 from sovrun.execution.adapters.supervisor import open_adapter
 from sovrun.execution.adapters.supervisor_rpc import Address, Connection
 from sovrun.execution.adapters.supervisor_states import STATES
-from sovrun.execution.port import ExecutionAdapter, OutcomeUnknown
+from sovrun.execution.port import Call, Deployment, DeploymentStatus, Done, ExecutionAdapter, OutcomeUnknown
 from support.providers import Entry, Provider
 from support.up import descendants, until
 
@@ -27,12 +29,16 @@ PATIENCE_SECONDS = 60.0
 
 PROGRAM = """
 import json, os, signal, sys
+deaf = sys.argv[2:] == ["deaf"]
+if deaf:
+    signal.signal(signal.SIGTERM, lambda *_: None)
 told = {name: value for name, value in os.environ.items() if name.startswith(("SOVRUN_", "BOT_"))}
 with open(sys.argv[1], "a") as starts:
     starts.write(json.dumps({"pid": os.getpid(), "environment": told}) + "\\n")
-if len(sys.argv) > 2:
+if sys.argv[2:] and not deaf:
     sys.exit(int(sys.argv[2]))
-signal.pause()
+while True:
+    signal.pause()
 """
 
 CONFIGURATION = """
@@ -228,3 +234,33 @@ async def supervised(_folder: Path) -> AsyncIterator[Provider]:
 
 
 SUPERVISOR = Entry("supervisor", supervised, frozenset({"deployment"}))
+
+BOT = CreateDeployment(
+    "maker", "bot", Decimal("1000.50"), {"symbol": "ACME", "note": 'it\'s "50%" ;#\n\u00e9'}
+)
+"""What the tests of this adapter deploy; its parameters are as nasty as they can be."""
+
+
+async def created(host: ExecutionAdapter, call: Call, order: CreateDeployment = BOT) -> Deployment:
+    outcome = await host.create_deployment(call, order)
+    assert isinstance(outcome, Done), outcome
+    assert isinstance(outcome.resource, Deployment)
+    return outcome.resource
+
+
+async def stopped(host: ExecutionAdapter, call: Call, deployment: str) -> Deployment:
+    outcome = await host.stop_deployment(call, StopDeployment(deployment))
+    assert isinstance(outcome, Done), outcome
+    assert isinstance(outcome.resource, Deployment)
+    return outcome.resource
+
+
+async def status_of(host: ExecutionAdapter, server: Supervisord, call: Call) -> DeploymentStatus:
+    server.settle()
+    found = await host.find_deployment(call, str(call.client_id))
+    assert found is not None
+    return found.status
+
+
+def starts_by_deployment(server: Supervisord) -> Counter[str]:
+    return Counter(start["environment"]["SOVRUN_DEPLOYMENT_ID"] for start in server.starts())

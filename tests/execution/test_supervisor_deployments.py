@@ -317,6 +317,20 @@ async def test_a_directory_that_cannot_be_written_sends_nothing(
     moved.rename(conf_d)
 
 
+async def test_what_was_stopped_is_not_started_by_sending_it_again_even_when_supervisord_has_dropped_it(
+    server: Supervisord, host: ExecutionAdapter, calls: Calls
+) -> None:
+    call = calls.effect()
+    await created(host, call)
+    server.started(1)
+    await stopped(host, calls.effect(), str(call.client_id))
+    server.ask("supervisor.removeProcessGroup", f"sovrun-acme-{call.client_id}")
+    assert await host.find_deployment(call, str(call.client_id)) is None
+    await created(host, call)
+    assert await status_of(host, server, call) is STOPPED
+    assert len(server.starts()) == 1
+
+
 async def test_what_the_operator_cleared_up_is_gone(
     server: Supervisord, host: ExecutionAdapter, calls: Calls
 ) -> None:

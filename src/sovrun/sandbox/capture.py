@@ -178,8 +178,10 @@ class Capture:
 
     def end(self) -> bytes:
         """Return what was written since `begin`, when no more will be."""
-        self.close()
-        return b"" if self._log is None else self._log.taken()
+        if self._log is None:
+            return b""
+        self._log.close()
+        return self._log.taken()
 
     def close(self) -> None:
         """Close the log's file, whatever became of the step."""

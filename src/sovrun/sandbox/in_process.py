@@ -103,7 +103,9 @@ class InProcessExecutor:
         if task.kind is Kind.ARGV:
             return self._run_program(task)
         capture = self._capture
-        capture.begin(task.resources.log, task.log, redaction_of(task))
+        capture.begin(
+            task.resources.log, task.log, None if task.secret_values is None else redaction_of(task)
+        )
         stdout, stderr = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = capture.stdout, capture.stderr
         try:
@@ -115,9 +117,11 @@ class InProcessExecutor:
             ):
                 return self._run_timed(task, capture)
             return self._run_function(task, capture)
+        except BaseException:
+            capture.close()
+            raise
         finally:
             sys.stdout, sys.stderr = stdout, stderr
-            capture.close()
 
     def _run_timed(self, task: Task, capture: Capture) -> Succeeded | Failed:
         wall_us = task.resources.wall_us
@@ -133,16 +137,20 @@ class InProcessExecutor:
         if task.kind is Kind.ARGV:
             return self._run_program(task)
         capture = Capture()
-        capture.begin(task.resources.log, task.log, redaction_of(task))
+        capture.begin(
+            task.resources.log, task.log, None if task.secret_values is None else redaction_of(task)
+        )
         if task.entry not in self._functions:
             stays.append(self._modules.join(_code_key(task)))
         route()
         Router.to(capture)
         try:
             return self._run_function(task, capture)
+        except BaseException:
+            capture.close()
+            raise
         finally:
             Router.to(None)
-            capture.close()
 
     # --- a function ---------------------------------------------------------------------------------------------------
 

@@ -176,6 +176,15 @@ async def test_a_slot_stays_taken_until_the_process_of_the_cancelled_step_is_kno
     assert await slots_held(store) == 1
 
 
+@pytest.mark.owner_only("calls through a socket need not be in one commit")
+async def test_a_worker_is_told_of_a_cancellation_in_the_very_commit(store: Store) -> None:
+    run = await queued(store)
+    lease = await claim_one(store)
+    _, over = await asyncio.gather(cancelled(store, run), store.renew(WORKER, [lease]))
+    assert list(over) == [lease]
+    assert await slots_held(store) == 1, "its process is not gone yet"
+
+
 async def test_a_slot_is_free_when_the_worker_of_the_cancelled_step_does_not_hold_it(store: Store) -> None:
     run = await one_at_a_time(store)
     await claim_one(store)

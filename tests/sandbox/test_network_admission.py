@@ -268,6 +268,10 @@ def test_the_first_connections_are_told_singly_and_all_others_summed_by_endpoint
     assert len(entries) == TOLD_MAX + 4
     assert sum(entry[3] for entry in entries) == TOLD_MAX + 30
     assert sum(entry[4] for entry in entries) == sum(range(TOLD_MAX + 30))
+    assert [sum(entry[place] for entry in entries) for place in (5, 6)] == [
+        2 * (TOLD_MAX + 30),
+        3 * (TOLD_MAX + 30),
+    ]
     assert {tuple(entry[:3]): entry[3] for entry in entries[TOLD_MAX:]} == {
         ("a.test", 1, "closed"): 10,
         ("a.test", 2, "closed"): 10,

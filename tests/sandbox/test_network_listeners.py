@@ -15,6 +15,7 @@ import pytest
 from sovrun.core.ids import Tenant
 from sovrun.sandbox.network import TRUSTED
 from support.endpoints import CLIENT, authority, declaring, sandbox_allowing, server, told, web_page
+from support.network_client import trusted
 from support.tasks import failure_of, task, value_of
 
 ECONNREFUSED, ENETUNREACH, EACCES, EROFS = 111, 101, 13, 30
@@ -153,9 +154,7 @@ async def test_a_step_with_a_network_sees_the_certificates_that_the_machine_trus
             declaring("a.test:1", "client:trusted", code=client, paths=list(TRUSTED))
         )
         without = await executor.execute(task("client:trusted", code=client, paths=list(TRUSTED)))
-    assert value_of(with_network) == [
-        path for path in TRUSTED if Path(path).is_dir() and any(Path(path).iterdir())
-    ]
+    assert value_of(with_network) == trusted(TRUSTED)
     assert value_of(without) == []
 
 

@@ -155,10 +155,7 @@ def leave(host, port, size):
 
 def call_and_leave(host, port, count):
     for _ in range(count):
-        made = socket.socket()
-        made.settimeout(0)
-        made.connect_ex((host, port))
-        LEFT.append(made)
+        LEFT.append(socket.create_connection((host, port), timeout=60))
 
 
 def hold(host, port):

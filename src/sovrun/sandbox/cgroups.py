@@ -22,6 +22,9 @@ PURPOSES: Final = ("memory", "pids", "cpu")
 _CONTROLLERS_V1: Final = {"memory": "memory", "pids": "pids", "cpu": "cpuacct"}
 _NAME: Final = "sovrun-{}"
 _ENTRIES: Final = "cgroup.procs"
+DELEGATION: Final = "Delegate=yes, DelegateSubgroup=main"
+"""How a service of systemd is given groups below its own, and its own processes a place beside them."""
+
 _DELEGATED: Final = ("user.delegate", "trusted.delegate")
 
 
@@ -89,7 +92,7 @@ def _version_1(mount: tuple[str, Path] | None, path: str, controller: str) -> Pl
     if folder is None or not folder.is_dir():
         return Place(1, refusal=f"controller {controller} of version 1 is not mounted")
     if not os.access(folder, os.W_OK):
-        return Place(1, refusal=f"{folder} cannot be written: delegate it to this user")
+        return Place(1, refusal=f"{folder} cannot be written")
     return Place(1, folder)
 
 
@@ -104,17 +107,14 @@ def _version_2(mount: tuple[str, Path] | None, path: str, purpose: str) -> Place
     ):
         return Place(2, refusal=f"controller {purpose} is not delegated to {folder}")
     if not os.access(folder, os.W_OK):
-        return Place(
-            2, refusal=f"{folder} cannot be written: delegate it to this user (systemd: Delegate=yes)"
-        )
+        return Place(2, refusal=f"{folder} cannot be written")
     if purpose != "cpu" and purpose not in _text(folder / "cgroup.subtree_control").split():
         try:
             (folder / "cgroup.subtree_control").write_text(f"+{purpose}")
         except OSError as error:
             return Place(
                 2,
-                refusal=f"{folder} hands controller {purpose} down to nobody ({error.strerror}): start Sovrun in a "
-                "subgroup (systemd: Delegate=yes, DelegateSubgroup=main)",
+                refusal=f"{folder} hands controller {purpose} down to nobody ({error.strerror})",
             )
     return Place(2, folder)
 

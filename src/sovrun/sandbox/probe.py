@@ -6,7 +6,6 @@ Must not touch: the decision to run without a sandbox; there is none.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
@@ -22,14 +21,18 @@ from typing import Final
 from sovrun.core.errors import IsolationUnavailable
 from sovrun.core.ids import RunId, StepId, Tenant
 from sovrun.core.spec.model import Kind, Resources
+from sovrun.core.walls import BEST_EFFORT, HARD
 from sovrun.ports import Failed, Succeeded, Task
-from sovrun.sandbox import runner, wire
+from sovrun.sandbox import landlock, runner, wire
+from sovrun.sandbox.cgroups import DELEGATION, opened
 from sovrun.sandbox.executor import outcome_of, request_of, start_supervisor
+from sovrun.sandbox.filters import own_filter
 from sovrun.sandbox.settings import SandboxSettings, make_frame
 
 BWRAP_MIN: Final = (0, 8)
-_LANDLOCK_CREATE_RULESET: Final = 444
-_LANDLOCK_VERSION_FLAG: Final = 1
+NO_FILTER_FIX: Final = (
+    "use an x86_64 or aarch64 machine, or add the architecture to tools/assemble_filters.py"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,11 @@ def probe(settings: SandboxSettings | None = None) -> ProbeReport:
     """Look at this machine and run one step in a sandbox. Takes about a tenth of a second; raises nothing of its own."""
     chosen = settings or SandboxSettings()
     bwrap = _bubblewrap(chosen)
-    facts = (bwrap, _user_namespaces(), _kernel(), _user(), _controllers(), _landlock(), _seccomp())
+    groups, counted = _control_groups(chosen)
+    facts = (
+        *(bwrap, _user_namespaces(), _kernel(), _user(), groups, _landlock()),
+        _filter(memory_is_counted=counted),
+    )
     if not bwrap.ok:
         return ProbeReport(facts)
     return ProbeReport((*facts, _real_step(chosen)))
@@ -119,7 +126,15 @@ def _real_step(settings: SandboxSettings) -> ProbeItem:
         return ProbeItem(
             name, ok=False, detail=f"gave {outcome.output[:80]!r}", fix="report this", needed=True
         )
-    return ProbeItem(name, ok=True, detail=f"ran in {outcome.usage.wall_us / 1000:.1f} ms", needed=True)
+    return ProbeItem(name, ok=True, detail=_ran(outcome), needed=True)
+
+
+def _ran(outcome: Succeeded) -> str:
+    took = f"ran in {outcome.usage.wall_us / 1000:.1f} ms"
+    if outcome.walls is None:
+        return took
+    walls = outcome.walls
+    return f"{took} behind filter {walls.filter[:12]}, Landlock {walls.landlock or 'absent'}, memory {walls.memory}"
 
 
 def _run_alone(settings: SandboxSettings, folder: Path, task: Task) -> Succeeded | Failed:
@@ -187,40 +202,48 @@ def _user() -> ProbeItem:
     return ProbeItem("user", ok=True, detail="root: every running step has a host user id of its own")
 
 
-def _controllers() -> ProbeItem:
-    """Say for each controller where it is: a machine may have some in version 1 and some in version 2."""
-    found: dict[str, str] = {}
-    for line in (_read("/proc/self/cgroup") or "").splitlines():
-        _, names, _ = line.split(":", 2)
-        found.update((name, "v1") for name in names.split(",") if name and "=" not in name)
-    for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
-        found.update((name, "v2") for name in (_read(f"{root}/cgroup.controllers") or "").split())
-    wanted = ("memory", "pids", "cpu")
-    detail = ", ".join(f"{name}: {found.get(name, 'none')}" for name in wanted)
-    missing = [name for name in wanted if name not in found]
-    fix = f"delegate the cgroup controllers {', '.join(missing)}" if missing else ""
-    return ProbeItem("cgroup controllers", ok=not missing, detail=detail, fix=fix)
+def _control_groups(settings: SandboxSettings) -> tuple[ProbeItem, bool]:
+    """Say for each purpose where its groups are made, and whether memory is counted.
+
+    A machine may have some controllers in version 1 and some in version 2.
+    """
+    name = "control groups"
+    if not settings.control_groups:
+        return ProbeItem(name, ok=False, detail=f"switched off; memory is limited {BEST_EFFORT}"), False
+    with opened() as groups:
+        kinds = groups.kinds()
+        hard = groups.memory_is_counted
+    detail = ", ".join(f"{purpose}: {kind}" for purpose, kind in kinds.items())
+    limited = HARD if hard else f"{BEST_EFFORT}, and steps that demand it hard are refused"
+    missing = [purpose for purpose, kind in kinds.items() if kind not in ("v1", "v2")]
+    fix = (
+        f"delegate those for {', '.join(missing)} to the user that runs Sovrun (systemd: {DELEGATION})"
+        if missing
+        else ""
+    )
+    return ProbeItem(name, ok=not missing, detail=f"{detail}; memory is limited {limited}", fix=fix), hard
 
 
 def _landlock() -> ProbeItem:
-    # The system call is asked, not /sys/kernel/security, which need not be mounted.
-    version = ctypes.CDLL(None).syscall(
-        _LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_VERSION_FLAG
-    )
+    version = landlock.version()
     if version < 1:
-        return ProbeItem(
-            "landlock", ok=False, detail="not in this kernel", fix="enable Landlock (lsm=landlock,...)"
-        )
-    return ProbeItem("landlock", ok=True, detail=f"ABI {version}")
+        detail = "not in this kernel: files are kept by mounts alone"
+        return ProbeItem("landlock", ok=False, detail=detail, fix="enable Landlock (lsm=landlock,...)")
+    scope = "files, abstract sockets, signals" if version >= 6 else "files"
+    return ProbeItem("landlock", ok=True, detail=f"version {version}: {scope}")
 
 
-def _seccomp() -> ProbeItem:
-    actions = _read("/proc/sys/kernel/seccomp/actions_avail")
-    if actions is None:
-        return ProbeItem(
-            "seccomp", ok=False, detail="not in this kernel", fix="use a kernel with CONFIG_SECCOMP_FILTER"
-        )
-    return ProbeItem("seccomp", ok=True, detail=actions)
+def _filter(*, memory_is_counted: bool) -> ProbeItem:
+    name = "system call filter"
+    found = own_filter(memory_is_counted=memory_is_counted)
+    if found is None:
+        detail = f"none was made for {platform.machine()}"
+        return ProbeItem(name, ok=False, detail=detail, fix=NO_FILTER_FIX, needed=True)
+    if _read("/proc/sys/kernel/seccomp/actions_avail") is None:
+        fix = "use a kernel with CONFIG_SECCOMP_FILTER"
+        return ProbeItem(name, ok=False, detail="this kernel loads none", fix=fix, needed=True)
+    detail = f"{found.path.stem}, {found.instructions} instructions, sha256 {found.digest}"
+    return ProbeItem(name, ok=True, detail=detail, needed=True)
 
 
 def _read(path: str) -> str | None:

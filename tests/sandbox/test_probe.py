@@ -1,0 +1,79 @@
+"""What `sovrun doctor` says of isolation: each wall by name, and what is missing with what to change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sovrun.sandbox import landlock, probe
+from sovrun.sandbox.cgroups import Place
+from sovrun.sandbox.filters import own_filter
+from sovrun.sandbox.probe import ProbeItem
+from sovrun.sandbox.settings import SandboxSettings
+from support.attacker import has_landlock
+from support.tasks import require_bubblewrap
+
+
+def items(settings: SandboxSettings | None = None) -> dict[str, ProbeItem]:
+    return {item.name: item for item in probe.probe(settings).items}
+
+
+def test_the_filter_landlock_and_the_limit_of_memory_are_named_and_proved_by_a_step() -> None:
+    require_bubblewrap()
+    found = items()
+    counted = found["control groups"].detail.endswith("limited hard")
+    filter_ = own_filter(memory_is_counted=counted)
+    assert filter_ is not None
+    assert filter_.digest in found["system call filter"].detail
+    assert found["landlock"].ok == has_landlock()
+    said = found["step in a sandbox"].detail
+    assert said.endswith(
+        f"filter {filter_.digest[:12]}, Landlock {landlock.version() or 'absent'}, "
+        f"memory {'hard' if counted else 'best-effort'}"
+    )
+
+
+def test_without_control_groups_steps_can_be_isolated_and_memory_is_said_to_be_best_effort() -> None:
+    require_bubblewrap()
+    found = items(SandboxSettings(control_groups=False))
+    assert (found["control groups"].ok, found["control groups"].needed) == (False, False)
+    assert "best-effort" in found["control groups"].detail
+    assert "uncounted" in found["system call filter"].detail
+    assert found["step in a sandbox"].detail.endswith("memory best-effort")
+
+
+def test_each_control_group_that_is_missing_is_named_with_what_to_delegate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = {
+        purpose: Place(1, refusal=f"/cg/{purpose} cannot be written") for purpose in ("memory", "pids", "cpu")
+    }
+    monkeypatch.setattr("sovrun.sandbox.cgroups.find", lambda _process: refused)
+    item, counted = probe._control_groups(SandboxSettings())
+    assert not counted
+    assert "/cg/memory cannot be written" in item.detail
+    assert "Delegate=yes" in item.fix
+
+
+def test_a_kernel_without_landlock_is_named_and_does_not_stop_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    item = probe._landlock()
+    assert (item.ok, item.needed) == (False, False)
+    assert "lsm=landlock" in item.fix
+
+
+def test_a_machine_without_a_filter_cannot_isolate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "own_filter", lambda **_: None)
+    item = probe._filter(memory_is_counted=True)
+    assert (item.ok, item.needed) == (False, True)
+    assert "assemble_filters" in item.fix
+
+
+def test_without_bubblewrap_everything_else_is_still_told(tmp_path: Path) -> None:
+    report = probe.probe(SandboxSettings(bwrap=tmp_path / "absent"))
+    assert not report.ok
+    refusal = report.first_refusal()
+    assert refusal is not None
+    assert "install" in refusal.fix
+    assert {"landlock", "system call filter", "control groups"} <= {item.name for item in report.items}

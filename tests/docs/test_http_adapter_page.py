@@ -13,7 +13,7 @@ from sovrun.execution.adapters.http_mapping import ANSWER_DEFAULT, CONNECT_DEFAU
 from support.markdown import DOCS, rows, section
 
 PAGE = section((DOCS / "guides" / "commands.md").read_text(), "Providers behind REST")
-WHOLE = {"orders", "deployments", "portfolio", "quote", "headers", "symbols", "errors"}
+WHOLE = {"orders", "deployments", "portfolio", "quote", "headers", "symbols", "errors", "commands"}
 """Fields that are told of as a whole; what is in them stands in tables of its own."""
 
 
@@ -59,7 +59,7 @@ def test_every_field_of_a_request_a_record_and_a_refusal_is_explained() -> None:
     shapes = mapping_schema()["$defs"]
     told = set(table("The mapping file")) | set(table("What an answer means"))
     told |= set(names(section(PAGE, "Templates and picks"))) | set(names(PAGE))
-    for shape in ("effect", "read", "orderRecord", "deploymentRecord", "errors", "next", "holdings"):
+    for shape in ("effect", "read", "orderRecord", "deploymentRecord", "errors", "next", "holdings", "further"):
         described = shapes[shape].get("items", shapes[shape])
         assert set(described["properties"]) <= told, shape
     for resource in ("orders", "deployments"):

@@ -380,6 +380,55 @@ async def test_symbols_are_the_providers_there_and_ours_here(tmp_path: Path, cal
         assert server.got[0].json()["symbol"] == "XACM.1"
 
 
+# --- further kinds ----------------------------------------------------------------------------------------------------
+
+REPORTS = """\
+commands:
+  report.publish:
+    perform: {method: PUT, path: "/reports/{clientId}", body: {text: {from: payload.text}, all: {from: payload}}}
+    find: {path: "/reports/{clientId}", items: [/report]}
+    clientId: /name
+    owner: {at: /account, is: {from: tenant}}
+"""
+
+
+@pytest.mark.parametrize("record", ["", ", record: /report"])
+async def test_a_further_kind_is_performed_and_found_again(tmp_path: Path, calls: Calls, record: str) -> None:
+    held: dict[str, Any] = {}
+
+    def answer(got: Got) -> Say:
+        name = got.parts[1]
+        if got.method == "PUT":
+            held[name] = {**got.json(), "name": name, "account": "acme"}
+            return Say(201, b'{"report": {"weight": 0.10}}' if record else b"")
+        return Say(200, {"report": held[name]}) if name in held else Say(404)
+
+    mapping = MAPPING + REPORTS.replace("payload}}}", f"payload}}}}{record}}}")
+    async with spoken_to(tmp_path, answer, mapping) as (adapter, server):
+        assert adapter.capabilities.kinds == {"report.publish"}
+        call, payload = calls.effect(), {"text": "up", "more": [1, None]}
+        assert await adapter.find_performed(calls.read(), "report.publish", str(call.client_id)) is None
+        outcome = await adapter.perform(call, "report.publish", payload)
+        told = {"text": "up", "all": payload, "name": call.client_id, "account": "acme"}
+        assert outcome == Done({"weight": "0.10"} if record else told)
+        assert await adapter.find_performed(calls.read(), "report.publish", str(call.client_id)) == told
+        other = calls.read(Tenant("globex"))
+        assert await adapter.find_performed(other, "report.publish", str(call.client_id)) is None
+        assert len(server.effects()) == 1
+
+
+@pytest.mark.parametrize("answer", [Say(200), Say(200, {"report": 7}), Say(500)])
+async def test_a_further_kind_whose_end_is_not_told_is_unknown(
+    tmp_path: Path, calls: Calls, answer: Say
+) -> None:
+    async with spoken_to(tmp_path, lambda _: answer, MAPPING + REPORTS) as (adapter, _):
+        with pytest.raises(OutcomeUnknown):
+            await adapter.perform(calls.effect(), "report.publish", {"text": "up"})
+        outcome = await adapter.perform(calls.effect(mode="live"), "report.publish", {})
+        assert isinstance(outcome, Rejected)
+        assert outcome.code == "mode_not_allowed"
+
+
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,14 @@ orders:
     status: {at: /status, map: {new: pending, done: filled}}
 """
 
+FURTHER = """\
+commands:
+  report.publish:
+    perform: {method: PUT, path: "/reports/{clientId}", body: {from: payload.text}}
+    find: {path: "/reports/{clientId}", items: [""]}
+    clientId: /name
+"""
+
 MISTAKES: list[tuple[str, str, str, str]] = [
     # what is replaced, by what, where the mistake is, what is said
     ("modes: [paper]", "modes: [paper]\nmoods: []", "5:1", "unknown field 'moods' (did you mean 'modes'?)"),
@@ -88,6 +96,10 @@ MISTAKES: list[tuple[str, str, str, str]] = [
     ("duplicate: true", "outcome: unknown, code: x", "11:5", "only what is rejected has a `code`"),
     ("headers:\n", "headers:\n  Host: x\n", "9:3", "the header Host is the client's own"),
     ("tenant: acme", "symbols: {A: X, B: X}\ntenant: acme", "5:20", "'X' is 'A' already"),
+    ("orders:\n", FURTHER.replace("report.publish", "order.place") + "orders:\n", "13:3", "is no further kind"),
+    ("orders:\n", FURTHER.replace("report.publish", "Report") + "orders:\n", "13:3", "`commands`"),
+    ("orders:\n", FURTHER.replace("payload.", "payloads.") + "orders:\n", "14:70", "mean 'payload'?"),
+    ("orders:\n", FURTHER.replace("{clientId}", "x", 1) + "orders:\n", "14:14", "pass on `clientId`"),
     ("modes: [paper]", "modes: &m [paper]", "4:8", "an anchor (&m) is not allowed"),
     ("kind: HttpAdapter", "kind: HttpAdapter\nkind: HttpAdapter", "3:1", "stands twice"),
 ]  # fmt: skip
@@ -132,8 +144,8 @@ def test_all_mistakes_are_named_at_once_in_their_order() -> None:
     assert {4, 14, 23} <= set(lines)
 
 
-def test_neither_orders_nor_deployments_is_no_mapping() -> None:
-    with pytest.raises(InvalidMapping, match="lacks both `orders` and `deployments`"):
+def test_a_mapping_for_nothing_is_no_mapping() -> None:
+    with pytest.raises(InvalidMapping, match="none of `orders`, `deployments` and `commands`"):
         read(VALID.partition("orders:")[0])
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sovrun.core.commands.model import CancelOrder, CreateDeployment, PlaceOrder, StopDeployment
 from sovrun.execution.adapters.http_document import bad_base_url, read_mapping
-from sovrun.execution.adapters.http_exchange import Exchange, made_by, require_read
+from sovrun.execution.adapters.http_exchange import Exchange, made_by, require_object, require_read
 from sovrun.execution.adapters.http_mapping import HttpMapping
 from sovrun.execution.adapters.http_records import TRADED, deployment_of, holdings_of, order_of, positions_of
 from sovrun.execution.adapters.http_values import UnfitError, at, decimal_of, picked
@@ -91,6 +91,7 @@ class HttpAdapter:
             modes=mapping.modes,
             processing_deadline_us=mapping.processing_deadline_us,
             absence_is_conclusive=mapping.absence_is_conclusive,
+            kinds=frozenset(mapping.commands),
         )
 
     async def close(self) -> None:
@@ -127,9 +128,9 @@ class HttpAdapter:
         """Return the order that was placed under a client id."""
         return await self._exchange.placed(call, client_id, Budget(call.timeout_us))
 
-    async def find_performed(self, call: Call, kind: str, client_id: str) -> Mapping[str, Any] | None:  # noqa: ARG002 -- the port's
-        """Return None: there are no further kinds."""
-        return None
+    async def find_performed(self, call: Call, kind: str, client_id: str) -> Mapping[str, Any] | None:
+        """Return what came of a command of a further kind."""
+        return await self._exchange.performed(call, kind, client_id, Budget(call.timeout_us))
 
     async def portfolio(self, call: Call) -> Portfolio:
         """Return what the provider says, or else the positions that come of all executions it shows."""
@@ -256,9 +257,23 @@ class HttpAdapter:
             ended=_cancelled,
         )
 
-    async def perform(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:  # noqa: ARG002 -- the port's
-        """Refuse: there are no further kinds."""
-        return _unknown_kind(kind)
+    async def perform(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
+        """Send the request of a command of a further kind."""
+        further = self._mapping.commands.get(kind)
+        if further is None:
+            return _unknown_kind(kind)
+        refused = self._exchange.refused(call)
+        if refused is not None:
+            return refused
+        budget = Budget(call.timeout_us)
+        scope = self._exchange.scope(call, payload=dict(payload))
+        answer = await self._exchange.send(further.perform, scope, budget)
+        if isinstance(answer, Rejected):
+            return answer
+        if further.perform.record is not None:
+            return Done(require_object(at(answer.json(), further.perform.record)))
+        found = await self._exchange.performed(call, kind, str(call.client_id), budget)
+        return Done(require_object(found))
 
 
 def _judged(order: Order) -> Done | Rejected | None:

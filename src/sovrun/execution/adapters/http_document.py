@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from jsonschema_rs import Draft202012Validator, ValidationError
 
+from sovrun.core.commands.model import KINDS
 from sovrun.core.errors import InvalidSetting, Mistake
 from sovrun.core.jsontext import Path
 from sovrun.core.spec.document import placed, read_any
@@ -184,6 +185,9 @@ def _requests(value: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any
             request = value.get(resource, {}).get(name)
             if request is not None:
                 yield (resource, name), request, (*NAMES.get((resource, name), ()), *EVERYWHERE)
+    for name, further in value.get("commands", {}).items():
+        yield ("commands", name, "perform"), further["perform"], ("clientId", "payload", *EVERYWHERE)
+        yield ("commands", name, "find"), further["find"], ("clientId", *EVERYWHERE)
     for name in ("portfolio", "quote"):
         if name in value:
             yield (name,), value[name], (*NAMES.get((name, ""), ()), *EVERYWHERE)
@@ -276,7 +280,7 @@ def _known(name: object, path: Path, names: tuple[str, ...], suggester: Suggeste
     if root not in names:
         hint = suggester.hint(root, names) or f"known here are {', '.join(names)}"
         yield Finding("bad_reference", f"there is no {quoted(name)} here", path, hint)
-    elif members and root != "parameters":
+    elif members and root not in ("parameters", "payload"):
         yield Finding("bad_reference", f"{quoted(root)} has no members", path)
 
 
@@ -287,11 +291,13 @@ def _records(value: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]
             yield (resource, "record"), described["record"]
             for position, order in enumerate(described.get("fills", {}).get("orders", ())):
                 yield (resource, "fills", "orders", position), order
+    for name, further in value.get("commands", {}).items():
+        yield ("commands", name), {key: further[key] for key in ("clientId", "owner") if key in further}
 
 
 def _meaning_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
-    if "orders" not in value and "deployments" not in value:
-        yield Finding("missing_field", "the document lacks both `orders` and `deployments`", ())
+    if not value.keys() & {"orders", "deployments", "commands"}:
+        yield Finding("missing_field", "the document has none of `orders`, `deployments` and `commands`", ())
     for path, record in _records(value):
         yield from _owner_findings(value, record, path)
         for name, pick in record.items():
@@ -305,21 +311,30 @@ def _meaning_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
         if "fills" in value["orders"] and ("filled" in record or "averagePrice" in record):
             message = "with `fills` an order's record has neither `filled` nor `averagePrice`"
             yield Finding("bad_value", message, ("orders", "record"))
-    for (resource, name), needed in PASSED_ON.items():
-        effect = value.get(resource, {}).get(name)
-        if effect is None:
-            continue
-        yield from _rule_findings(effect, (resource, name))
-        symbol = ("symbol",) if name == "place" and "symbols" not in value else ()
-        for missing in sorted({*needed, *symbol} - passes(effect)):
-            message = f"the request does not pass on `{missing}`"
-            yield Finding(
-                "missing_field", message, (resource, name), f"write {{from: {missing}}} where it belongs"
-            )
+    yield from _effect_findings(value)
     yield from _rule_findings(value, ())
     yield from _symbol_findings(value)
     yield from _duration_findings(value)
     yield from _url_findings(value)
+
+
+def _effect_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
+    effects: list[tuple[Path, Mapping[str, Any], tuple[str, ...]]] = []
+    for (resource, name), needed in PASSED_ON.items():
+        effect = value.get(resource, {}).get(name)
+        if effect is not None:
+            symbol = ("symbol",) if name == "place" and "symbols" not in value else ()
+            effects.append(((resource, name), effect, (*needed, *symbol)))
+    for name, further in value.get("commands", {}).items():
+        if name in KINDS:
+            message = f"{quoted(name)} is no further kind; it belongs to `orders` or `deployments`"
+            yield Finding("bad_value", message, ("commands", name), at_key=True)
+        effects.append((("commands", name, "perform"), further["perform"], ("clientId",)))
+    for path, effect, needed in effects:
+        yield from _rule_findings(effect, path)
+        for missing in sorted(set(needed) - passes(effect)):
+            message = f"the request does not pass on `{missing}`"
+            yield Finding("missing_field", message, path, f"write {{from: {missing}}} where it belongs")
 
 
 def _owner_findings(value: Mapping[str, Any], record: Mapping[str, Any], path: Path) -> Iterator[Finding]:

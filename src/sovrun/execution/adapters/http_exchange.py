@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from sovrun.core.times import time_text
 from sovrun.execution.adapters.http_mapping import Effect, ErrorRule, HttpMapping, Read, Resource
 from sovrun.execution.adapters.http_records import (
+    client_id_of,
     deployment_of,
     executed,
     identity_of,
@@ -20,7 +21,16 @@ from sovrun.execution.adapters.http_records import (
     order_of,
     with_executions,
 )
-from sovrun.execution.adapters.http_values import Scope, UnfitError, at, bad_answer, each, loads, text_of
+from sovrun.execution.adapters.http_values import (
+    Scope,
+    UnfitError,
+    at,
+    bad_answer,
+    each,
+    loads,
+    plain,
+    text_of,
+)
 from sovrun.execution.adapters.http_wire import Answer, Budget, Wire
 from sovrun.execution.port import Call, Deployment, Done, NotReached, Order, OutcomeUnknown, Rejected
 from sovrun.ports import Clock
@@ -137,6 +147,21 @@ class Exchange:
         read = None if resource is None else resource.find or resource.list
         names = {"clientId": client_id}
         return only(await self.orders(call, read, names, lambda _, ours: ours == client_id, budget))
+
+    async def performed(
+        self, call: Call, kind: str, client_id: str, budget: Budget
+    ) -> Mapping[str, Any] | None:
+        """Return what came of a command of a further kind, by our id."""
+        further = self.mapping.commands.get(kind)
+        if further is None or self.is_foreign(call):
+            return None
+        scope = self.scope(call, clientId=client_id)
+        items = await self._items(further.find, scope, budget)
+        owned = (item for item in items if is_owned(further.record, item, scope))
+        found = [item for item in owned if client_id_of(further.record, item, scope) == client_id]
+        if len(found) > 1:
+            bad_answer(f"{len(found)} records have the id that is looked for")
+        return require_object(found[0]) if found else None
 
     async def _with_executions(
         self,
@@ -296,6 +321,14 @@ def _lost(effect: Effect, scope: Scope) -> Rejected | None:
                 "not_supported", f"the mapping does not pass on {name}, which is {str(value)[:80]}"
             )
     return None
+
+
+def require_object(told: Any) -> Mapping[str, Any]:
+    """Return what a command of a further kind made, as JSON that can be recorded. Raises: OutcomeUnknown."""
+    if not isinstance(told, Mapping):
+        bad_answer("what was made is no map")
+    value: Mapping[str, Any] = plain(told)
+    return value
 
 
 def only(found: list[Told]) -> Told | None:

@@ -116,6 +116,15 @@ class Resource:
 
 
 @dataclass(frozen=True, slots=True)
+class Further:
+    """A further kind of command: how it is performed, and where what came of it is found; its record has a client id."""
+
+    perform: Effect
+    find: Read
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
 class Holdings:
     """Where names and amounts stand in a portfolio."""
 
@@ -144,6 +153,7 @@ class HttpMapping:
     errors: tuple[ErrorRule, ...]
     orders: Resource | None
     deployments: Resource | None
+    commands: Mapping[str, Further]
     portfolio: tuple[Request, Holdings | None, Holdings | None] | None
     quote: tuple[Request, frozenset[int], Pick] | None
     secrets: tuple[tuple[str, str], ...] = ()
@@ -174,6 +184,7 @@ def mapping_of(document: Mapping[str, Any]) -> HttpMapping:
         errors=_errors(document),
         orders=None if orders is None else _resource(orders, "place", "cancel", answer_us),
         deployments=None if deployments is None else _resource(deployments, "create", "stop", answer_us),
+        commands={name: _further(one, answer_us) for name, one in document.get("commands", {}).items()},
         portfolio=None
         if portfolio is None
         else (
@@ -207,6 +218,11 @@ def _resource(value: Mapping[str, Any], begin: str, end: str, answer_us: int) ->
         _record(value["record"]),
         None if fills is None else _fills(fills, answer_us),
     )
+
+
+def _further(value: Mapping[str, Any], answer_us: int) -> Further:
+    record = Record({"clientId": pick_of(value["clientId"])}, value.get("owner"), {})
+    return Further(_effect(value["perform"], answer_us), _read(value["find"], answer_us), record)
 
 
 def _fills(value: Mapping[str, Any], answer_us: int) -> Fills:

@@ -102,6 +102,11 @@ def identity_of(record: Record, item: Any, scope: Scope) -> tuple[str, str | Non
     return pick.text("id"), pick.client_id()
 
 
+def client_id_of(record: Record, item: Any, scope: Scope) -> str | None:
+    """Return our id of an item, None for what was not made by us."""
+    return _Picker(record, item, scope, Numbers()).client_id()
+
+
 def deployment_of(record: Record, item: Any, scope: Scope, numbers: Numbers) -> Deployment:
     """Return a record as a deployment. Raises: OutcomeUnknown."""
     pick = _Picker(record, item, scope, numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -148,6 +149,16 @@ async def test_a_record_that_makes_no_sense_leaves_the_outcome_unknown(
         with pytest.raises(OutcomeUnknown) as unknown:
             await adapter.place_order(calls.effect(), LIMIT)
         assert unknown.value.reason == "bad_answer"
+
+
+async def test_a_record_that_says_two_things_leaves_the_outcome_unknown(tmp_path: Path, calls: Calls) -> None:
+    def twice(got: Got) -> Say:
+        told = json.dumps(order_told(got).body)
+        return Say(201, told.replace('"status": "OPEN"', '"status": "OPEN", "status": "DONE"').encode())
+
+    async with spoken_to(tmp_path, twice) as (adapter, _):
+        with pytest.raises(OutcomeUnknown, match="stands twice"):
+            await adapter.place_order(calls.effect(), LIMIT)
 
 
 async def test_a_status_that_is_not_mapped_is_what_the_mapping_says_for_the_rest(

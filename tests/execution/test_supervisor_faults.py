@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ import pytest
 from sovrun.core.commands.model import StopDeployment
 from sovrun.execution.adapters import supervisor_rpc
 from sovrun.execution.adapters.supervisor_files import Folder
-from sovrun.execution.adapters.supervisor_rpc import Address
+from sovrun.execution.adapters.supervisor_rpc import Address, Connection
 from sovrun.execution.port import (
     Call,
     Deployment,
@@ -68,15 +68,12 @@ def calls(request: pytest.FixtureRequest) -> Calls:
 async def test_a_crash_between_the_file_and_the_start_is_completed_by_sending_the_same_again(
     server: Supervisord, host: ExecutionAdapter, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call = calls.effect()
-    write = Folder.write
-
-    def write_and_die(folder: Folder, group: str, text: str) -> None:
-        write(folder, group, text)
+    def die() -> None:
         raise RuntimeError("killed")
 
+    call = calls.effect()
     with monkeypatch.context() as broken:
-        broken.setattr(Folder, "write", write_and_die)
+        after_writing(broken, die)
         with pytest.raises(RuntimeError, match="killed"):
             await host.create_deployment(call, BOT)
     assert len(server.files()) == 1
@@ -89,6 +86,69 @@ async def test_a_crash_between_the_file_and_the_start_is_completed_by_sending_th
     await created(host, call)
     assert await status_of(host, server, call) is RUNNING
     assert len(server.started(1)) == 1
+
+
+async def test_a_supervisord_that_goes_away_in_the_middle_is_not_one_that_was_never_reached(
+    server: Supervisord, host: ExecutionAdapter, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = calls.effect()
+    with monkeypatch.context() as broken:
+        after_writing(broken, server.kill)
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await host.create_deployment(call, BOT)
+    assert not isinstance(unknown.value, NotReached)
+    assert unknown.value.reason == "connection_lost"
+    server.start()  # which reads the file that was left
+    assert await status_of(host, server, call) is RUNNING
+    await created(host, call)
+    server.started(1)
+    assert starts_by_deployment(server) == {call.client_id: 1}
+
+
+async def test_a_supervisord_that_is_restarted_in_the_middle_has_it_already(
+    server: Supervisord, host: ExecutionAdapter, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restart() -> None:
+        server.kill()
+        server.start()
+
+    call = calls.effect(timeout_us=60_000_000)
+    with monkeypatch.context() as broken:
+        after_writing(broken, restart)
+        await created(host, call)
+    assert await status_of(host, server, call) is RUNNING
+    server.started(1)
+    assert starts_by_deployment(server) == {call.client_id: 1}
+
+
+async def test_a_file_that_somebody_else_had_taken_up_is_not_taken_back(
+    server: Supervisord, host: ExecutionAdapter, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = calls.effect()
+    ask = Connection.call
+
+    def too_late(connection: Connection, method: str, *parameters: Any, deadline: float) -> Any:
+        answer = ask(connection, method, *parameters, deadline=deadline)
+        if method == "supervisor.addProcessGroup":
+            raise supervisor_rpc.Fault(supervisor_rpc.FaultCode.BAD_NAME, "as if it had not been there")
+        return answer
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Connection, "call", too_late)
+        await created(host, call)
+    assert server.files() == [f"sovrun-acme-{call.client_id}.conf"]
+    assert await status_of(host, server, call) is RUNNING
+
+
+def after_writing(broken: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """Have something happen whenever the file of a deployment has been written."""
+    write = Folder.write
+
+    def write_and_more(folder: Folder, group: str, text: str) -> None:
+        write(folder, group, text)
+        happens()
+
+    broken.setattr(Folder, "write", write_and_more)
 
 
 async def test_whoever_deploys_may_be_killed_at_any_moment(
@@ -171,7 +231,7 @@ def is_shutting_down(server: Supervisord) -> bool:
 
 
 @asynccontextmanager
-async def behind_a_proxy(calls: Calls) -> AsyncIterator[tuple[Supervisord, Any, dict[str, Any]]]:
+async def behind_a_proxy() -> AsyncIterator[tuple[Supervisord, Any, dict[str, Any]]]:
     with TemporaryDirectory(prefix="sovrun-sv-") as name:
         folder = Path(name)
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -206,7 +266,7 @@ async def behind_a_proxy(calls: Calls) -> AsyncIterator[tuple[Supervisord, Any, 
 async def test_a_start_whose_answer_is_lost_is_found_or_completed_and_never_made_twice(
     calls: Calls, fault: Fault, reason: str
 ) -> None:
-    async with behind_a_proxy(calls) as (server, proxy, settings), adapter_of(settings) as host:
+    async with behind_a_proxy() as (server, proxy, settings), adapter_of(settings) as host:
         call = calls.effect(timeout_us=2_000_000)
         async with proxy.meeting(first_of(str(call.client_id), fault)):
             with pytest.raises(OutcomeUnknown) as unknown:
@@ -239,7 +299,7 @@ async def resolved(host: ExecutionAdapter, call: Call) -> tuple[Deployment, int]
 async def test_when_a_third_of_all_calls_is_cut_every_deployment_is_started_exactly_once(
     calls: Calls,
 ) -> None:
-    async with behind_a_proxy(calls) as (server, proxy, settings), adapter_of(settings) as host:
+    async with behind_a_proxy() as (server, proxy, settings), adapter_of(settings) as host:
         wanted = [calls.effect() for _ in range(40)]
         async with proxy.meeting(seeded(7, 0.33, {"POST"})):
             told = await asyncio.gather(*(resolved(host, call) for call in wanted))
@@ -254,7 +314,7 @@ async def test_when_a_third_of_all_calls_is_cut_every_deployment_is_started_exac
 
 
 async def test_a_stop_whose_answer_is_lost_is_found_stopped(calls: Calls) -> None:
-    async with behind_a_proxy(calls) as (server, proxy, settings), adapter_of(settings) as host:
+    async with behind_a_proxy() as (server, proxy, settings), adapter_of(settings) as host:
         call = calls.effect()
         await created(host, call)
         server.started(1)
@@ -272,32 +332,8 @@ async def test_a_stop_whose_answer_is_lost_is_found_stopped(calls: Calls) -> Non
         assert (await stopped(host, calls.effect(), str(call.client_id))).status is STOPPED
 
 
-async def test_a_supervisord_that_goes_away_in_the_middle_is_not_one_that_was_never_reached(
-    calls: Calls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with behind_a_proxy(calls) as (server, _, settings), adapter_of(settings) as host:
-        call = calls.effect()
-        write = Folder.write
-
-        def write_and_lose(folder: Folder, group: str, text: str) -> None:
-            write(folder, group, text)
-            server.kill()
-
-        with monkeypatch.context() as broken:
-            broken.setattr(Folder, "write", write_and_lose)
-            with pytest.raises(OutcomeUnknown) as unknown:
-                await host.create_deployment(call, BOT)
-        assert not isinstance(unknown.value, NotReached)
-        assert unknown.value.reason == "connection_lost"
-        server.start()  # which reads the file that was left
-        assert await status_of(host, server, call) is RUNNING
-        await created(host, call)
-        server.started(1)
-        assert starts_by_deployment(server) == {call.client_id: 1}
-
-
 async def test_a_wrong_password_does_nothing(calls: Calls) -> None:
-    async with behind_a_proxy(calls) as (server, _, settings):
+    async with behind_a_proxy() as (server, _, settings):
         (server.folder / "password").write_text("wrong")
         async with adapter_of(settings) as host:
             with pytest.raises(NotReached, match="password"):

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from sovrun.sandbox import wire
 from sovrun.sandbox.careful import CarefulExecutor
-from sovrun.sandbox.network_relay import CHUNK, OPEN_MAX, TOLD_MAX, Relay
+from sovrun.sandbox.network_relay import CHUNK, DRAIN, OPEN_MAX, TOLD_MAX, Relay
 from sovrun.sandbox.secrets import SecretSources
 from support.endpoints import CLIENT, all_of, declaring, sandbox_allowing, server, told
 from support.tasks import failure_of, task, value_of
@@ -215,6 +216,21 @@ async def test_calls_that_a_step_had_made_when_it_ended_are_taken(client, tmp_pa
         assert far.results(count) == [0] * count
     assert {one.end for one in outcome.connections} == {"closed"}
     assert sum(one.count for one in outcome.connections) == count
+
+
+def test_calls_that_nobody_has_taken_yet_when_the_step_is_dead_are_taken_then() -> None:
+    link, supervisor = socket.socketpair()
+    with server(lambda made: len(all_of(made))) as far, socket.create_server(("127.0.0.1", 0)) as listening:
+        for _ in range(5):
+            socket.create_connection(listening.getsockname()).close()
+        supervisor.send(DRAIN)
+        listening.settimeout(0)
+        Relay(link, [{"host": "a.test", "port": far.port, "addresses": ["127.0.0.1"]}], [listening]).run()
+        assert far.results(5) == [0] * 5
+    _, (head, _) = wire.Decoder(body_max=0).feed(supervisor.recv(1 << 16))
+    assert [entry[2:4] for entry in head["connections"]] == [["closed", 1]] * 5
+    link.close()
+    supervisor.close()
 
 
 async def test_a_step_that_is_stopped_leaves_a_reset_to_the_other_side_and_is_told(

@@ -154,8 +154,7 @@ def leave(host, port, size):
 
 
 def call_and_leave(host, port, count):
-    for _ in range(count):
-        LEFT.append(socket.create_connection((host, port), timeout=60))
+    LEFT.extend(socket.create_connection((host, port), timeout=60) for _ in range(count))
 
 
 def hold(host, port):

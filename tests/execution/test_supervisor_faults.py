@@ -140,6 +140,28 @@ async def test_a_file_that_somebody_else_had_taken_up_is_not_taken_back(
     assert await status_of(host, server, call) is RUNNING
 
 
+async def test_a_stop_that_comes_to_nothing_in_time_is_unknown(
+    server: Supervisord, host: ExecutionAdapter, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = calls.effect()
+    await created(host, call)
+    server.started(1)
+    ask = Connection.call
+
+    def ignored(connection: Connection, method: str, *parameters: Any, deadline: float) -> Any:
+        if method == "supervisor.stopProcessGroup":
+            return []
+        return ask(connection, method, *parameters, deadline=deadline)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Connection, "call", ignored)
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await host.stop_deployment(calls.effect(timeout_us=500_000), StopDeployment(str(call.client_id)))
+    assert not isinstance(unknown.value, NotReached)
+    assert unknown.value.reason == "timeout"
+    assert (await stopped(host, calls.effect(), str(call.client_id))).status is STOPPED
+
+
 def after_writing(broken: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
     """Have something happen whenever the file of a deployment has been written."""
     write = Folder.write

@@ -88,7 +88,7 @@ class Host:
             if not processes:
                 if kept is None:
                     self._write(group, text)
-                with _after_a_change():
+                with _after_a_change(deadline):
                     refusal = self._add(call.tenant, group, client_id, text, deadline)
                     if refusal is not None:
                         return refusal
@@ -110,7 +110,7 @@ class Host:
             text = self._folder.text(group)
             if text is not None and text != stopped_text(text):
                 self._write(group, stopped_text(text))
-        with _after_a_change():
+        with _after_a_change(deadline):
             return Done(self._stopped(call.tenant, client_id, patience, deadline))
 
     def _stopped(self, tenant: Tenant, client_id: str, patience: float, deadline: float) -> Deployment:
@@ -249,9 +249,10 @@ def _unreadable(fault: Fault) -> OutcomeUnknown:
 
 
 @contextmanager
-def _after_a_change() -> Iterator[None]:
+def _after_a_change(deadline: float) -> Iterator[None]:
     """Tell a refused connection as what it is once something was written or sent: no proof that nothing happens."""
     try:
         yield
     except NotReached as error:
-        raise OutcomeUnknown("connection_lost", str(error)) from error
+        reason = "timeout" if monotonic() >= deadline else "connection_lost"
+        raise OutcomeUnknown(reason, str(error)) from error

@@ -47,11 +47,11 @@ def test_every_field_of_a_document_is_explained_with_its_default() -> None:
 
 
 def test_every_field_of_a_step_is_explained_with_its_default() -> None:
-    shown = told("Retries", "Limits", "Network", "Waits")
+    shown = told("Retries", "Limits", "Network", "Waits", "Commands")
     for row in rows(section(PAGE, "Steps")):
         if len(row) == 3:
             shown[row[0]] = row[2]
-    whole = {"tool", "confirm", "retry", "resources", "network"}
+    whole = {"tool", "confirm", "command", "retry", "resources", "network"}
     declared = dict(fields(STEP))
     assert set(shown) == set(declared) | whole
     expected = {name: as_written(value) for name, value in declared.items() if value is not None}

@@ -270,7 +270,7 @@ def _wait_data(event: StepAwaitsAnswer | StepAwaitsApproval) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StepAwaitsCommand:
-    """A command is under way outside; `asks` when a person is to say what became of it.
+    """A command is under way outside.
 
     Args:
         command: its id; reason: `command`, or `command_unknown` while nobody knows its outcome.
@@ -281,24 +281,37 @@ class StepAwaitsCommand:
     shown: Digest
     step_hash: Digest
     reason: Reason
-    asks: bool = False
 
-    @property
-    def target(self) -> State:
-        """The state in which the step waits."""
-        return State.AWAITING_USER_CONFIRMATION if self.asks else State.AWAITING_TOOL
-
-    @property
-    def type(self) -> str:
-        """The type of the event."""
-        return f"step.{self.target}"
+    target: ClassVar[State] = State.AWAITING_TOOL
+    type: ClassVar[str] = "step.awaiting_tool"
 
     def data(self) -> str:
         """Return the canonical JSON of what is recorded."""
-        return (
-            f'{{"commandId":"{self.command}","reason":"{self.reason}","shownHash":"{self.shown}",'
-            f'"stepHash":"{self.step_hash}","until":null}}'
-        )
+        return _command_data(self)
+
+
+@dataclass(frozen=True, slots=True)
+class StepAwaitsVerdict:
+    """A person is to say what became of a command whose outcome nobody knows."""
+
+    command: str
+    shown: Digest
+    step_hash: Digest
+
+    target: ClassVar[State] = State.AWAITING_USER_CONFIRMATION
+    type: ClassVar[str] = "step.awaiting_user_confirmation"
+    reason: ClassVar[Reason] = Reason.COMMAND_UNKNOWN
+
+    def data(self) -> str:
+        """Return the canonical JSON of what is recorded."""
+        return _command_data(self)
+
+
+def _command_data(event: StepAwaitsCommand | StepAwaitsVerdict) -> str:
+    return (
+        f'{{"commandId":"{event.command}","reason":"{event.reason}","shownHash":"{event.shown}",'
+        f'"stepHash":"{event.step_hash}","until":null}}'
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +385,7 @@ StepEvent = (
     | StepAwaitsAnswer
     | StepAwaitsApproval
     | StepAwaitsCommand
+    | StepAwaitsVerdict
     | StepResumed
     | StepReused
     | StepStopped

@@ -16,6 +16,7 @@ from sovrun.core.events import (
     StepAwaitsAnswer,
     StepAwaitsApproval,
     StepAwaitsCommand,
+    StepAwaitsVerdict,
     StepCancelled,
     StepCompleted,
     StepEntered,
@@ -303,6 +304,7 @@ def _evolve_unattended(
     | StepAwaitsAnswer
     | StepAwaitsApproval
     | StepAwaitsCommand
+    | StepAwaitsVerdict
     | StepResumed
     | StepStopped,
     fence: int,
@@ -320,7 +322,7 @@ def _evolve_unattended(
                 step_hash=event.step_hash,
                 shown=event.shown,
             )
-        case StepAwaitsCommand():
+        case StepAwaitsCommand() | StepAwaitsVerdict():
             return step._replace(
                 state=event.target,
                 reason=event.reason,

@@ -7,6 +7,7 @@ from sovrun.core.commands.journal import Command, CommandState
 from sovrun.core.events import (
     ENGINE,
     StepAwaitsCommand,
+    StepAwaitsVerdict,
     StepCompleted,
     StepEvent,
     StepResumed,
@@ -55,7 +56,9 @@ def _events(step: Step, command: Command) -> tuple[StepEvent, ...]:
         return ()
     decision = "parked" if command.parked else "resumed" if asked else "unknown"
     known = digest_of("sovrun.command-known", 1, {"command": command.id, "revision": command.revision})
-    waits = StepAwaitsCommand(
-        command.id, step.shown, step.step_hash, Reason.COMMAND_UNKNOWN, asks=command.parked
-    )
+    waits: StepAwaitsCommand | StepAwaitsVerdict
+    if command.parked:
+        waits = StepAwaitsVerdict(command.id, step.shown, step.step_hash)
+    else:
+        waits = StepAwaitsCommand(command.id, step.shown, step.step_hash, Reason.COMMAND_UNKNOWN)
     return (StepResumed(decision, known, None), waits)

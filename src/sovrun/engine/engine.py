@@ -120,7 +120,9 @@ class Engine:
         submission, inputs = submission_of(request)
         if submission.inputs.body is None:
             self._files.put(submission.tenant, submission.inputs.digest, inputs)
-        return await self._made(replace(submission, parent=parent))
+        if parent is not None:
+            submission = replace(submission, parent=parent)
+        return await self._made(submission)
 
     async def _made(self, submission: Submission) -> Submitted:
         """Have a run made that is known to be under way before it can end."""

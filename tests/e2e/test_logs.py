@@ -76,7 +76,7 @@ def test_all_steps_that_printed_are_shown_in_plan_order_with_their_names(finishe
     done = sovrun("logs", run[:8], *store, cwd=folder)
     assert done.out.splitlines() == [
         "early | out of early",
-        r"early | \x1b]0;title\x07 err of early",
+        r"early | \u001b]0;title\u0007 err of early",
         "twice | second and last",
     ]
 
@@ -85,7 +85,7 @@ def test_all_steps_that_printed_are_shown_in_plan_order_with_their_names(finishe
     ("options", "lines"),
     [
         (["early", "--stdout"], ["out of early"]),
-        (["early", "--stderr"], [r"\x1b]0;title\x07 err of early"]),
+        (["early", "--stderr"], [r"\u001b]0;title\u0007 err of early"]),
         (["twice", "--attempt", "1"], ["first"]),
         (["twice", "--attempt", "2"], ["second and last"]),
         (["twice", "-f"], ["second and last"]),
@@ -111,6 +111,20 @@ def test_lines_can_have_the_times_of_the_pieces(finished) -> None:
         "stream": "stdout",
         "text": "out of early\n",
     }
+
+
+def test_what_a_step_says_of_its_failure_cannot_move_a_terminal(tmp_path) -> None:
+    plug = 'def fail():\n    raise ValueError("\\x1b]0;title\\x07 turned \\u202e around")\n'
+    text = DAG.partition("steps:")[0].replace(", required: [flag]", "")
+    text += "steps:\n  - {id: fail, python: 'plug:fail', retry: {maxAttempts: 1}}\n"
+    file = write_dag(tmp_path / "dag", text, plug)
+    store = ["--store", f"sqlite:{tmp_path / 's.db'}"]
+    ran = sovrun("run", file, "--isolation", "in-process", *store, "--note", "by \x9b31m", cwd=tmp_path)
+    (run,) = sovrun("runs", *store, "--json", cwd=tmp_path).json["runs"]
+    shown = sovrun("show", run["runId"], *store, cwd=tmp_path)
+    for said in (ran.err, shown.out):
+        assert r"\u001b]0;title\u0007 turned \u202e around" in said
+        assert not {"\x1b", "\x07", "\u202e", "\x9b"} & set(said)
 
 
 def test_json_holds_nothing_that_moves_a_terminal(finished) -> None:

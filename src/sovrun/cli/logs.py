@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Final
@@ -13,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from sovrun.cli.options import AsJson, RunId, StoreUrl, TenantName, tenant_of
-from sovrun.cli.output import complete, err, print_line
+from sovrun.cli.output import complete, err, print_line, visible
 from sovrun.cli.runs import find_run
 from sovrun.core import ids
 from sovrun.core.ids import Tenant
@@ -23,8 +22,6 @@ from sovrun.wiring import StoreAddress, open_reader
 
 LOOK_SECONDS: Final = 0.2
 _LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
-_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Characters that make a terminal show a line in another order than it has."""
 
 
 def logs(  # noqa: PLR0913 -- one parameter per option of the command
@@ -143,7 +140,7 @@ class Screen:
             head = f"{time_text(piece.time_us)} " if self.timed else ""
             sys.stdout.write(head + (f"{step} | " if self.named else ""))
         text = part.removesuffix("\n")
-        sys.stdout.write(harmless(text))
+        sys.stdout.write(visible(text))
         self._open = (step, piece.stream)
         if text != part:
             self.end()
@@ -153,19 +150,3 @@ class Screen:
         if self._open is not None:
             sys.stdout.write("\n")
             self._open = None
-
-
-def harmless(text: str) -> str:
-    """Return a text whose control characters, and those that turn the order of others around, are shown as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character
-        if character == "\t" or (character not in _BIDI and _is_plain(character))
-        else character.encode("unicode_escape").decode()
-        for character in text
-    )
-
-
-def _is_plain(character: str) -> bool:
-    return unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp")

@@ -104,6 +104,15 @@ def print_line(value: Any, *, ascii_only: bool = False) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":")) + "\n")
 
 
+def visible(text: str) -> str:
+    """Return a text in which nothing moves the cursor or changes the direction of reading: such characters as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else json.dumps(letter)[1:-1] for letter in text
+    )
+
+
 def report_error(error: SovrunError, *, as_json: bool) -> None:
     """Say what was wrong, where, and what to do: for programs on standard output, for people on standard error."""
     if as_json:

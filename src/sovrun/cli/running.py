@@ -24,7 +24,7 @@ from sovrun.cli.options import (
     same_store,
     tenant_of,
 )
-from sovrun.cli.output import STYLE, Exit, complete, err, exit_of_run, out, print_json
+from sovrun.cli.output import STYLE, Exit, complete, err, exit_of_run, out, print_json, visible
 from sovrun.cli.progress import follow
 from sovrun.cli.serving import followed
 from sovrun.cli.waits import print_waits_of
@@ -237,9 +237,9 @@ async def _summary(
         if step.state is State.FAILED:
             document = await step_error(opened.store, head.tenant, step) or {}
             err.print(f"[bold red]failed[/] {escape(spec.id)} \\[{step.failure or step.reason}] "
-                      f"{escape(str(document.get('message') or ''))}")  # fmt: skip
+                      f"{escape(visible(str(document.get('message') or '')))}")  # fmt: skip
             if document.get("traceback"):
-                err.print(f"[dim]{escape(str(document['traceback']).rstrip())}[/]")
+                err.print(f"[dim]{escape(visible(str(document['traceback']).rstrip()))}[/]")
     done = sum(step.state is State.COMPLETED for step in steps)
     out.print(
         f"[{STYLE[head.state]}]{head.state}[/] {escape(record.dag)}: {done:,} of {len(steps):,} steps completed"

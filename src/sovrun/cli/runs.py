@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sovrun.cli.options import AsJson, RunId, StoreUrl, TenantName, tenant_of
-from sovrun.cli.output import STYLE, complete, out, print_json, print_line, steps_table
+from sovrun.cli.output import STYLE, complete, out, print_json, print_line, steps_table, visible
 from sovrun.core import ids
 from sovrun.core.errors import NotFound
 from sovrun.core.identity import parse_replay_token
@@ -72,12 +72,12 @@ def show(
                 return
             for name, value in whole.items():
                 if name != "steps" and value is not None:
-                    out.print(f"[dim]{name:<13}[/] {escape(str(value))}")
+                    out.print(f"[dim]{name:<13}[/] {escape(visible(str(value)))}")
             plan = await plan_of_run(reader, record)
             out.print(steps_table(plan, list(await reader.steps(whose, record.head.id))))
             for step in whole["steps"]:
                 if step["error"] is not None:
-                    out.print(f"[bold red]{escape(step['id'])}[/] {escape(step['error']['message'])}")
+                    out.print(f"[bold red]{escape(step['id'])}[/] {escape(visible(step['error']['message']))}")
 
     complete(job())
 

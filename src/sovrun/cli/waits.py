@@ -25,7 +25,7 @@ from sovrun.cli.options import (
     same_store,
     tenant_of,
 )
-from sovrun.cli.output import STYLE, Exit, complete, err, out, print_json
+from sovrun.cli.output import STYLE, Exit, complete, err, out, print_json, visible
 from sovrun.cli.runs import find_run
 from sovrun.core import ids
 from sovrun.core.canonical import decode, parse, sha256_hex
@@ -113,13 +113,6 @@ def shortened(value: Any) -> str:
     """Return a value as one line of visible characters."""
     text = visible(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}... ({len(text):,} characters)"
-
-
-def visible(text: str) -> str:
-    """Return a text in which nothing moves the cursor or changes the direction of reading: such characters as escapes."""
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1] for letter in text
-    )
 
 
 # --- the word of a tool ---------------------------------------------------------------------------------------------

@@ -77,7 +77,9 @@ def show(
             out.print(steps_table(plan, list(await reader.steps(whose, record.head.id))))
             for step in whole["steps"]:
                 if step["error"] is not None:
-                    out.print(f"[bold red]{escape(step['id'])}[/] {escape(visible(step['error']['message']))}")
+                    out.print(
+                        f"[bold red]{escape(step['id'])}[/] {escape(visible(step['error']['message']))}"
+                    )
 
     complete(job())
 

@@ -89,10 +89,9 @@ class Engine:
         self._clerk.stop()
         if self._commands is not None:
             await self._commands.stop()
-        if (
-            error is None
-        ):  # steps under way are let finish for a while; what does not is killed and given back
-            await asyncio.wait(self._tasks, timeout=self._grace_seconds)
+        if error is None:
+            # Steps under way, which the first two see to, are let finish for a while; what does not is given back.
+            await asyncio.wait(self._tasks[:2], timeout=self._grace_seconds)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -66,6 +67,7 @@ class OrderServer:
         self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
+        shutil.rmtree(self._log.parent, ignore_errors=True)
 
     async def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Speak to it directly."""

@@ -297,7 +297,9 @@ def test_a_digest_names_the_kind_and_the_version_of_what_it_is_of() -> None:
 
 
 def test_the_kind_and_version_cannot_be_taken_over_by_the_body() -> None:
-    assert digest_of("sovrun.x", 1, {"kind": "other", "version": 9}) == digest_of("sovrun.x", 1, {})
+    for lost in ({"kind": "other"}, {"version": 9}):
+        with pytest.raises(ValueError, match="otherwise than kind and version"):
+            digest_of("sovrun.x", 1, lost)
 
 
 @pytest.mark.parametrize(

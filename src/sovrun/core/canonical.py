@@ -243,5 +243,8 @@ def digest_of(kind: str, version: int, body: Mapping[str, Any]) -> Digest:
         kind: what the object is, for example `sovrun.run`; two kinds never share a digest.
         version: of the object's layout, from 1.
         body: the members; must not contain `kind` or `version`.
+    Raises: ValueError when it does: the member would be lost, and with it a difference.
     """
+    if "kind" in body or "version" in body:
+        raise ValueError(f"a body of {kind} must name its members otherwise than kind and version")
     return sha256_hex(canonical({**body, "kind": kind, "version": version}))

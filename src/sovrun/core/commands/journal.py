@@ -91,7 +91,7 @@ class Intention:
     @property
     def id(self) -> CommandId:
         """The command's name, a function of who wants it and of the key."""
-        body = {"key": self.key, "kind": self.kind, "tenant": self.tenant}
+        body = {"commandKind": self.kind, "key": self.key, "tenant": self.tenant}
         return CommandId(digest_of("sovrun.command-id", 1, body)[:32])
 
     @property
@@ -99,10 +99,10 @@ class Intention:
         """The digest by which a repeat is told from another command under the same key."""
         body = {
             "adapter": self.adapter,
-            "kind": self.kind,
+            "commandKind": self.kind,
+            "commandVersion": self.version,
             "mode": self.mode,
             "payload": self.payload,
-            "version": self.version,
         }
         return digest_of("sovrun.command", 1, body)
 
@@ -126,8 +126,8 @@ class Command:
         handler: the process that sent it last.
         response: digest of the recorded answer.
         resource: the provider's id of what came of it.
-        sent_us: the last send; first_sent_us: the first; reached_us: the last that may have reached the provider and has
-            no outcome; unknown_us: since when nobody knows.
+        sent_us: the last send; first_sent_us: the first; reached_us: until when a send without an outcome may have been
+            reaching the provider; unknown_us: since when nobody knows.
         due_us: when it is to be taken up next; None when concluded.
     """
 
@@ -369,13 +369,14 @@ def evolve_command(command: Command, event: CommandEvent, now_us: int) -> Comman
 
 
 def _unknown(base: Command, before: Command, event: BecameUnknown, now_us: int) -> Command:
-    # A send that reached nobody proves nothing about the sends before it.
+    # A send that reached nobody proves nothing about the sends before it. Any other may have been on its way until now:
+    # it was journalled before the call began.
     lost = event.reason is UnknownReason.NOT_REACHED
     return replace(
         base,
         reason=event.reason,
         looks=0,
-        reached_us=before.reached_us if lost else before.sent_us,
+        reached_us=before.reached_us if lost else now_us,
         unknown_us=before.unknown_us or now_us,
         due_us=event.due_us,
     )

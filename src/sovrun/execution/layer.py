@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from sovrun.core.canonical import canonical, decode, sha256_hex
+from sovrun.core.commands.gates import EXACT
 from sovrun.core.commands.journal import (
     CONCLUDED,
     BecameUnknown,
@@ -220,7 +221,7 @@ class CommandLayer:
         price = wanted.price
         if price is None:
             price = await self._quote(request, reads, wanted.symbol)
-        return wanted.symbol, None if price is None else decimal_text(price * wanted.quantity)
+        return wanted.symbol, None if price is None else decimal_text(EXACT.multiply(price, wanted.quantity))
 
     async def _quote(self, request: CommandRequest, reads: AdapterReads, symbol: str) -> Decimal | None:
         try:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 
 from sovrun.core.actions import EnterCommand, Refuse
 from sovrun.core.canonical import canonical, sha256_hex
 from sovrun.core.commands import journal as core
-from sovrun.core.commands.gates import DAY_US, AdapterLimits, GateFacts, Switch, pass_gates
+from sovrun.core.commands.gates import DAY_US, AdapterLimits, GateFacts, Switch, pass_gates, total
 from sovrun.core.commands.journal import (
     UNRESOLVED,
     Command,
@@ -160,9 +159,7 @@ class MemoryJournal:
             limits,
             in_window=sum(when > now_us - window_us for when, _ in sent),
             in_day=len(in_day),
-            notional_in_day=sum(
-                (Decimal(notional) for notional in in_day if notional is not None), Decimal(0)
-            ),
+            notional_in_day=total(in_day),
         )
 
     async def note(

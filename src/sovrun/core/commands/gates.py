@@ -7,9 +7,9 @@ every gate: whoever pulls the switch wants to get out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, Final, NamedTuple
 
 from sovrun.core.commands.journal import Intention
@@ -18,6 +18,17 @@ from sovrun.core.ids import Actor, Digest, Tenant
 
 DAY_US: Final = 86_400 * 1_000_000
 RATE_WINDOW_MAX_US: Final = DAY_US
+EXACT: Final = Context(prec=120)
+"""For values: a product of two decimals of a payload has 72 digits, and no sum of a day's reaches 120."""
+
+
+def total(notionals: Iterable[str | None]) -> Decimal:
+    """Return the sum of the values of commands, to the last digit; None counts nothing."""
+    spent = Decimal(0)
+    for notional in notionals:
+        if notional is not None:
+            spent = EXACT.add(spent, Decimal(notional))
+    return spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +89,53 @@ class AdapterLimits:
         if unknown:
             raise InvalidSetting(f"limits have no member {unknown[0]!r}")
         try:
-            rate = value.get("rate")
-            modes, symbols = value.get("modes"), value.get("symbols")
             limits = cls(
-                modes=None if modes is None else frozenset(map(str, modes)),
-                symbols=None if symbols is None else frozenset(map(str, symbols)),
-                rate=None if rate is None else (int(rate["commands"]), int(rate["seconds"]) * 1_000_000),
-                per_day=None if value.get("perDay") is None else int(value["perDay"]),
+                modes=_names(value.get("modes")),
+                symbols=_names(value.get("symbols")),
+                rate=_rate_of(value.get("rate")),
+                per_day=_count_of(value.get("perDay")),
                 order_notional=_amount(value.get("orderNotional")),
                 day_notional=_amount(value.get("dayNotional")),
             )
-        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise InvalidSetting(f"limits are malformed: {error!r:.200}") from None
         if limits.rate is not None and not 0 < limits.rate[1] <= RATE_WINDOW_MAX_US:
             raise InvalidSetting("a rate counts commands within 1 to 86400 seconds")
         return limits
 
 
+def _names(value: Any) -> frozenset[str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"{value!r} is not a list of names")
+    return frozenset(value)
+
+
+def _count_of(value: Any) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{value!r} is not a number of commands")
+    return int(value)
+
+
+def _rate_of(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or set(value) != {"commands", "seconds"}:
+        raise TypeError("a rate has the members `commands` and `seconds`")
+    commands, seconds = _count_of(value["commands"]), _count_of(value["seconds"])
+    if commands is None or seconds is None:
+        raise TypeError("a rate has a number of commands and of seconds")
+    return commands, seconds * 1_000_000
+
+
 def _amount(value: Any) -> Decimal | None:
     if value is None:
         return None
+    if isinstance(value, bool):
+        raise TypeError(f"{value!r} is not an amount")
     amount = Decimal(str(value))
     if not amount.is_finite() or amount < 0:
         raise ValueError(f"{value!r} is not an amount")
@@ -172,7 +210,7 @@ def _notional(wanted: Intention, facts: GateFacts) -> str | None:
     value = Decimal(wanted.notional)
     if limits.order_notional is not None and value > limits.order_notional:
         return f"its value {value} is above {limits.order_notional}, the most for one command"
-    after = facts.notional_in_day + value
+    after = EXACT.add(facts.notional_in_day, value)
     if limits.day_notional is not None and after > limits.day_notional:
         return f"the value sent within 24 hours would be {after}, above {limits.day_notional}"
     return None

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from sovrun.core.actions import EnterCommand, Refuse
 from sovrun.core.canonical import canonical, sha256_hex
 from sovrun.core.commands import journal as core
-from sovrun.core.commands.gates import DAY_US, AdapterLimits, GateFacts, Switch, pass_gates
+from sovrun.core.commands.gates import DAY_US, AdapterLimits, GateFacts, Switch, pass_gates, total
 from sovrun.core.commands.journal import (
     Command,
     CommandEvent,
@@ -237,7 +237,7 @@ class JournalOwner:
         if limits.per_day is not None:
             in_day = rows.one(self._connection, sql.COUNT_SENT, *of, day_us)
         if limits.day_notional is not None:
-            spent = sum((Decimal(text) for (text,) in read(sql.SELECT_NOTIONALS, (*of, day_us))), Decimal(0))
+            spent = total(text for (text,) in read(sql.SELECT_NOTIONALS, (*of, day_us)))
         return GateFacts(tripped, limits, in_window, in_day, spent)
 
     def _note(self, batch: Batch, request: Note) -> Command:

@@ -110,7 +110,7 @@ class Attempt:
             "landlock": self._hub.landlock,
             "reproducible": self._task["reproducible"],
         }
-        self._send({**setup, "keyctl": launch.keyctl(), "site": self._hub.frame["site"]})
+        self._send({**setup, **launch.call_numbers(), "site": self._hub.frame["site"]})
 
     def _limits_inside(self) -> dict[str, int]:
         """Return what each process is limited to.

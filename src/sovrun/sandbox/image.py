@@ -24,6 +24,7 @@ MODULES: Final = (
     "sovrun.sandbox.values",
     "sovrun.sandbox.exchange",
     "sovrun.sandbox.wire",
+    "sovrun.sandbox.syscalls",
     "sovrun.sandbox.landlock",
     "sovrun.sandbox.seal",
     "sovrun.sandbox.runner",

@@ -7,8 +7,9 @@ Source: Linux kernel, Documentation/userspace-api/landlock.rst; `linux/landlock.
 
 from __future__ import annotations
 
-import ctypes
 import os
+
+from sovrun.sandbox.syscalls import call
 
 TYPE_CHECKING = False  # importing what follows would slow the start of every step
 if TYPE_CHECKING:
@@ -35,13 +36,10 @@ _DEVICE: Final = _READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEVICE
 _SCOPED: Final = 3
 """Abstract sockets and signals, from version 6 on."""
 
-libc: Final = ctypes.CDLL(None, use_errno=True)
-
 
 def version() -> int:
     """Return the kernel's version of Landlock, 0 when it has none. The call is asked: /sys need not be mounted."""
-    found: int = libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
-    return max(0, found)
+    return max(0, call(CREATE_RULESET, None, 0, _VERSION))
 
 
 def restrict(writable: Sequence[str], devices: Sequence[str]) -> int:
@@ -59,14 +57,14 @@ def restrict(writable: Sequence[str], devices: Sequence[str]) -> int:
     handled = _HANDLED[min(known, 4) - 1] | (_IOCTL_DEVICE if known >= 5 else 0)
     words = [handled, *([0] if known >= 4 else []), *([_SCOPED] if known >= 6 else [])]
     attributes = b"".join(word.to_bytes(8, "little") for word in words)
-    ruleset = _call(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
+    ruleset = _required("a set of rules", CREATE_RULESET, attributes, len(attributes), 0)
     try:
         _allow(ruleset, "/", _READ & handled)
         for path in writable:
             _allow(ruleset, path, (_READ | _WRITE) & handled)
         for path in devices:
             _allow(ruleset, path, _DEVICE & handled)
-        _call(RESTRICT_SELF, ruleset, 0)
+        _required("the restriction", RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
     return known
@@ -76,19 +74,13 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         rule = rights.to_bytes(8, "little") + descriptor.to_bytes(4, "little")
-        _call(ADD_RULE, ruleset, _PATH_BENEATH, rule, 0)
+        _required(f"the rule for {path}", ADD_RULE, ruleset, _PATH_BENEATH, rule, 0)
     finally:
         os.close(descriptor)
 
 
-def _call(number: int, *arguments: object) -> int:
-    result: int = libc.syscall(number, *arguments)
+def _required(what: str, number: int, *arguments: int | bytes) -> int:
+    result = call(number, *arguments)
     if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"landlock: {os.strerror(error)}")
+        raise OSError(f"Landlock refuses {what}")
     return result
-
-
-def last_error() -> int:
-    """Return the error number of the last call through `libc`."""
-    return ctypes.get_errno()

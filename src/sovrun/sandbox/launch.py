@@ -40,8 +40,11 @@ OWN_FILES: Final = 16
 """Files and directories of ours in a place that the step may fill: its root, and where files are handed over."""
 STAGE: Final = "/mnt" if Path("/mnt").is_dir() else "/tmp"  # noqa: S108 -- covered by a mount of our own before use
 
-KEYCTL: Final[Mapping[str, int]] = {"x86_64": 250, "aarch64": 219}
-"""Number of that system call by architecture, as `uname` names it."""
+CALLS: Final[Mapping[str, Mapping[str, int]]] = {
+    "x86_64": {"keyctl": 250, "socket": 41},
+    "aarch64": {"keyctl": 219, "socket": 198},
+}
+"""Numbers of system calls by architecture, as `uname` names it."""
 
 _JOIN_SESSION_KEYRING: Final = 1
 _ADDR_NO_RANDOMIZE: Final = 0x0040000
@@ -141,17 +144,17 @@ def drop_to(uid: int) -> None:
         raise NotLaunched(f"drop the user id: still {os.getresuid()}")
 
 
-def keyctl() -> int:
-    """Return the number of the system call `keyctl` on this machine. Raises: NotLaunched."""
-    number = KEYCTL.get(os.uname().machine)
-    if number is None:
+def call_numbers() -> Mapping[str, int]:
+    """Return the numbers of `keyctl` and `socket` on this machine. Raises: NotLaunched."""
+    numbers = CALLS.get(os.uname().machine)
+    if numbers is None:
         raise NotLaunched(f"architecture: no filter of system calls was made for {os.uname().machine}")
-    return number
+    return numbers
 
 
 def leave_keyring() -> None:
     """Join a session keyring that is new and empty: the caller's passes through every namespace."""
-    joined = _libc.syscall(keyctl(), _JOIN_SESSION_KEYRING, None)
+    joined = _libc.syscall(call_numbers()["keyctl"], _JOIN_SESSION_KEYRING, None)
     # Where a kernel has no keyrings, or a container forbids them, the inside has none either.
     if joined < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
         raise NotLaunched(f"new session keyring: {os.strerror(ctypes.get_errno())}")

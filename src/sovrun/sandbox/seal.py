@@ -8,11 +8,11 @@ first module can be.
 # ruff: noqa: PTH108, PTH208 -- pathlib costs the start of every step 8 ms
 from __future__ import annotations
 
-import errno
 import os
 import resource
 
 from sovrun.sandbox import landlock
+from sovrun.sandbox.syscalls import call
 
 TYPE_CHECKING = False  # importing what follows would slow the start of every step
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def seal(setup: Mapping[str, Any]) -> list[str]:
     """Seal this process and its children for good; return everything that is not as it must be.
 
     Args:
-        setup: `limits`; `read_only`, the directories in which nothing may be created; `keyctl`, the number of that
-            system call; `landlock`, the kernel's version of it as the host sees it.
+        setup: `limits`; `read_only`, the directories in which nothing may be created; `keyctl` and `socket`, the numbers of
+            these system calls; `landlock`, the kernel's version of it as the host sees it.
     """
     problems = set_limits(setup["limits"]) + attest(setup)
     try:
@@ -89,7 +89,7 @@ def attest(setup: Mapping[str, Any]) -> list[str]:
     """Return everything about this sandbox that is not as whoever made it should have left it."""
     problems = status_problems(_read("/proc/self/status")) + interface_problems(_read("/proc/net/dev"))
     problems += [f"{path} can be written" for path in setup["read_only"] if can_create_in(path)]
-    problems += filter_problems(setup["keyctl"])
+    problems += filter_problems(setup["keyctl"], setup["socket"])
     if setup["reproducible"] and int(_read("/proc/self/personality"), 16) != ADDRESSES_FIXED:
         problems.append("addresses are not fixed")
     # The listing itself holds one descriptor, the lowest that is free.
@@ -118,21 +118,18 @@ def status_problems(text: str) -> list[str]:
     return problems
 
 
-def filter_problems(keyctl: int) -> list[str]:
+def filter_problems(keyctl: int, socket: int) -> list[str]:
     """Return which of two calls that pass through every namespace the filter does not deny.
 
     Args:
-        keyctl: number of that system call on this architecture.
+        keyctl, socket: numbers of these system calls on this architecture.
     """
     problems = []
-    made = landlock.libc.socket(_AF_VSOCK, 1, 0)
+    made = call(socket, _AF_VSOCK, 1, 0)
     if made >= 0:
         os.close(made)
-    if made >= 0 or landlock.last_error() != errno.EPERM:
         problems.append("sockets to the machine's host are not denied")
-    if landlock.libc.syscall(keyctl, _GET_KEYRING_ID, _SESSION_KEYRING, 0) >= 0 or (
-        landlock.last_error() != errno.EPERM
-    ):
+    if call(keyctl, _GET_KEYRING_ID, _SESSION_KEYRING, 0) >= 0:
         problems.append("the keyring is not denied")
     return problems
 

@@ -158,24 +158,25 @@ class Redaction:
 
     def unsettled(self, data: bytes) -> int:
         """Return where the longest end of `data` begins that more data could make a value of."""
-        return min((_begins(data, form) for form in self._forms), default=len(data))
+        ends = tuple(data[at:] for at in range(max(0, len(data) - _FOUND_BY + 1), len(data)))
+        return min((_begins(data, form, ends) for form in self._forms), default=len(data))
 
 
-def _begins(data: bytes, form: bytes) -> int:
-    """Return where the longest end of `data` begins that `form` begins with, without being all of it."""
-    at = max(0, len(data) - len(form) + 1)
-    head = form[:_FOUND_BY]
-    while len(data) - at >= len(head):
-        at = data.find(head, at)
-        if at < 0:
-            at = max(0, len(data) - len(head) + 1, len(data) - len(form) + 1)
-            break
+def _begins(data: bytes, form: bytes, ends: tuple[bytes, ...]) -> int:
+    """Return where the longest end of `data` begins that `form` begins with, without being all of it.
+
+    Args:
+        ends: the ends of `data` that are shorter than what a form is looked for by, the longest first.
+    """
+    at = data.find(form[:_FOUND_BY], max(0, len(data) - len(form) + 1)) if len(form) > _FOUND_BY else -1
+    while at >= 0:
         if form.startswith(data[at:]):
             return at
-        at += 1
-    while at < len(data) and not form.startswith(data[at:]):
-        at += 1
-    return at
+        at = data.find(form[:_FOUND_BY], at + 1)
+    if not form.startswith(ends):  # one question instead of one for each; most forms are done with here
+        return len(data)
+    begun = (len(end) for end in ends if len(end) < len(form) and form.startswith(end))
+    return len(data) - next(begun, 0)
 
 
 class Stream:

@@ -59,7 +59,16 @@ def test_every_field_of_a_request_a_record_and_a_refusal_is_explained() -> None:
     shapes = mapping_schema()["$defs"]
     told = set(table("The mapping file")) | set(table("What an answer means"))
     told |= set(names(section(PAGE, "Templates and picks"))) | set(names(PAGE))
-    for shape in ("effect", "read", "orderRecord", "deploymentRecord", "errors", "next", "holdings", "further"):
+    for shape in (
+        "effect",
+        "read",
+        "orderRecord",
+        "deploymentRecord",
+        "errors",
+        "next",
+        "holdings",
+        "further",
+    ):
         described = shapes[shape].get("items", shapes[shape])
         assert set(described["properties"]) <= told, shape
     for resource in ("orders", "deployments"):

@@ -149,7 +149,7 @@ def without_values(
     Args:
         wanted: the secrets in question, as for `SecretSources.values`.
     """
-    values = []
+    values: list[bytes] = []
     for secret in wanted:
         with suppress(NoSecret):
             values += sources.values(tenant, [secret]).values()

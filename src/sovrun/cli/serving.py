@@ -74,7 +74,9 @@ def up(
     allowed_endpoints(allow_endpoint or ())  # refused here, not by each worker
     options += [word for endpoint in allow_endpoint or () for word in ("--allow-endpoint", endpoint)]
     options += [word for source in secret_sources(secrets or ()) for word in ("--secrets", str(source))]
-    os.environ.pop(SECRETS, None)  # passed on as options, whose paths count from here and not from a worker's directory
+    os.environ.pop(
+        SECRETS, None
+    )  # passed on as options, whose paths count from here and not from a worker's directory
     os.execv(sys.executable, [sys.executable, "-m", "sovrun.service", *options])  # noqa: S606 -- our own module
 
 

@@ -13,11 +13,15 @@ from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from sovrun.sandbox import wire
+from sovrun.sandbox.attempt import Attempt
 from sovrun.sandbox.careful import CarefulExecutor
+from sovrun.sandbox.executor import request_of
+from sovrun.sandbox.hub import Hub
 from sovrun.sandbox.network_relay import CHUNK, DRAIN, OPEN_MAX, TOLD_MAX, Relay
 from sovrun.sandbox.secrets import SecretSources
 from support.endpoints import CLIENT, all_of, declaring, sandbox_allowing, server, told
@@ -307,6 +311,13 @@ def far():
     with server(read) as made:
         made.began = began
         yield made
+
+
+def test_a_sandbox_that_dies_while_listeners_are_placed_never_counts_as_a_step_that_ran() -> None:
+    attempt = Attempt(cast("Hub", None), 1, request_of(task("client:names")), [b"{}"], None)
+    attempt._ended = 1.0
+    attempt.on_listening()
+    assert attempt._started == 0.0
 
 
 async def test_a_step_whose_carrier_dies_fails_for_what_was_carried_is_not_known(

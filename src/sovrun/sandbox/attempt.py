@@ -242,7 +242,7 @@ class Attempt:
 
     def on_listening(self) -> None:
         """Let the step go: nothing is missing any more."""
-        if self._verdict is not None:
+        if self._verdict is not None or self._ended:  # its sandbox may have died meanwhile
             return
         self._started = time.monotonic()
         self.deadline = self._started + self._task["wall_us"] / SECOND_US

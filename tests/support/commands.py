@@ -8,6 +8,7 @@ from typing import Any
 from sovrun.core.commands.journal import (
     BecameUnknown,
     Command,
+    CommandEvent,
     CommandState,
     Confirmed,
     Intention,
@@ -92,6 +93,26 @@ def payload_digest(body: bytes) -> str:
     from hashlib import sha256  # noqa: PLC0415 -- independent of the code under test
 
     return sha256(body).hexdigest()
+
+
+async def unknown(journal: Journal, wanted: Intention | None = None, *, due_us: int = START_US) -> Command:
+    """Have the outcome of a sent command become unknown; return it as it is then."""
+    sent = await admitted(journal, wanted)
+    return await noted(journal, sent, BecameUnknown(UnknownReason.TIMEOUT, due_us))
+
+
+async def noted(
+    journal: Journal,
+    command: Command,
+    event: CommandEvent,
+    *payloads: Payload,
+    resource: Resource | None = None,
+) -> Command:
+    """Append to the history of a command as it was last seen."""
+    tenant = command.intention.tenant
+    return await journal.note(
+        *(tenant, command.id, command.revision, event), actor=ACTOR, payloads=payloads, resource=resource
+    )
 
 
 async def admitted(

@@ -11,12 +11,16 @@ from tempfile import TemporaryDirectory
 import httpx
 from fastapi import FastAPI
 
-from sovrun.core.ids import RunId, WorkerId
+from sovrun.core.commands.journal import Command, CommandEvent, CommandId
+from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
 from sovrun.service.app import create_app
 from sovrun.service.server import serving
+from sovrun.store.journal import Resource
+from sovrun.store.payload import Payload
 from sovrun.store.protocol import Store
 from sovrun.stores.files import FileStore
 from sovrun.stores.remote.store import RemoteStore
+from sovrun.stores.remote.verbs import PersonsVerdict
 from sovrun.stores.sqlite.store import SqliteStore
 from support.clock import SetClock
 from support.stores import fresh_file
@@ -48,6 +52,32 @@ class NearOwner(RemoteStore):
 
     async def recover(self) -> int:
         return await self._owner.recover()
+
+    async def admit(self, tenant: Tenant, command: CommandId, *, handler: str, due_us: int) -> Command:
+        return await self._owner.admit(tenant, command, handler=handler, due_us=due_us)
+
+    async def note(
+        self,
+        tenant: Tenant,
+        command: CommandId,
+        revision: int,
+        event: CommandEvent,
+        *,
+        actor: Actor,
+        payloads: Sequence[Payload] = (),
+        resource: Resource | None = None,
+    ) -> Command:
+        note = super().note if isinstance(event, PersonsVerdict) else self._owner.note
+        return await note(tenant, command, revision, event, actor=actor, payloads=payloads, resource=resource)
+
+    async def due_commands(self, limit: int, *, patience_us: int = 0) -> Sequence[Command]:
+        return await self._owner.due_commands(limit, patience_us=patience_us)
+
+    async def disown_commands(self) -> int:
+        return await self._owner.disown_commands()
+
+    async def append(self, tenant: Tenant, name: str, at: int, entry: bytes) -> bool:
+        return await self._owner.append(tenant, name, at, entry)
 
 
 @dataclass(frozen=True)

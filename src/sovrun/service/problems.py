@@ -33,6 +33,13 @@ STATUS: Final[Mapping[type[SovrunError], int]] = MappingProxyType(
         errors.StoreVersion: 500,
         errors.IsolationUnavailable: 503,
         errors.InvalidSetting: 400,
+        errors.InvalidCommand: 422,
+        errors.IdempotencyKeyRequired: 400,
+        errors.IdempotencyKeyInFlight: 409,
+        errors.UnknownSymbol: 422,
+        errors.AdapterUnavailable: 422,
+        errors.CommandMoved: 409,
+        errors.EffectWouldRepeat: 409,
     }
 )
 

@@ -32,6 +32,7 @@ from sovrun.engine.worker import Worker
 from sovrun.execution.adapter_set import PAPER_ALONE, AdapterSet, read_adapter_settings
 from sovrun.execution.layer import CommandLayer
 from sovrun.ports import Code, Executor
+from sovrun.sandbox.caps import STEP_LIMITS, parse_caps
 from sovrun.sandbox.careful import CarefulExecutor
 from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.in_process import InProcessExecutor
@@ -223,7 +224,8 @@ async def open_executor(
     endpoints = allowed_endpoints(allow)
     sources = SecretSources(secrets)
     if isolation == "sandbox":
-        sandbox = await SandboxExecutor.open(spool, SandboxSettings(endpoints=endpoints))
+        caps = parse_caps(os.environ.get(STEP_LIMITS, ""))
+        sandbox = await SandboxExecutor.open(spool, SandboxSettings(endpoints=endpoints, caps=caps))
         return CarefulExecutor(sandbox, sources)
     if isolation == "in-process":
         return CarefulExecutor(InProcessExecutor(spool=spool, slots=slots), sources)

@@ -28,6 +28,7 @@ from sovrun.core.spec.model import SECOND_US, Resources
 from sovrun.core.walls import Walls
 from sovrun.ports import Failed, MadeFile, Succeeded, Task, Usage
 from sovrun.sandbox import wire
+from sovrun.sandbox.caps import capped
 from sovrun.sandbox.environment import environment_digest
 from sovrun.sandbox.network import NotAdmitted, Route, admit, trusted_folders
 from sovrun.sandbox.reasons import REASONS
@@ -179,7 +180,8 @@ class SandboxExecutor:
         link = await self._running_link()
         self._serial += 1
         values = (task.secret_values or {}).values()
-        return await link.run(self._serial, request_of(task, routes), task.arguments, *values)
+        granted = replace(task, resources=capped(task.resources, task.tenant, self._settings.caps))
+        return await link.run(self._serial, request_of(granted, routes), task.arguments, *values)
 
     async def _running_link(self) -> _Link:
         async with self._starting:

@@ -85,7 +85,7 @@ def probe(settings: SandboxSettings | None = None) -> ProbeReport:
 
 def require_isolation(settings: SandboxSettings) -> None:
     """Raise `IsolationUnavailable` unless a real step runs here; a good answer is remembered by the process."""
-    settings = replace(settings, endpoints=())  # what may be reached has no part in it
+    settings = replace(settings, endpoints=(), caps=())  # what may be reached has no part in it
     if settings in _GOOD:
         return
     refusal = probe(settings).first_refusal()

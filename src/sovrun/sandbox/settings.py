@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import sovrun
 from sovrun.core.spec.model import SECOND_US
+from sovrun.sandbox.caps import Cap
 from sovrun.sandbox.exchange import LIBRARY
 from sovrun.sandbox.image import write_image
 from sovrun.sandbox.network import AllowedEndpoint, trusted_folders
@@ -44,6 +45,7 @@ class SandboxSettings:
         handshake_us: how long a sandbox may take from its start to `ready`, in microseconds.
         bwrap: path of bubblewrap; None means the first one in the system's directories.
         endpoints: what steps may reach outside when they declare it.
+        caps: what a step gets at most, whatever it asks for.
         control_groups: use those that this machine gives; without them memory is limited for each process, and looked
             at ten times a second for all together.
     """
@@ -52,6 +54,7 @@ class SandboxSettings:
     uid_count: int = 65_536
     handshake_us: int = 60 * SECOND_US
     bwrap: Path | None = None
+    caps: tuple[Cap, ...] = ()
     control_groups: bool = True
     endpoints: tuple[AllowedEndpoint, ...] = ()
 

@@ -20,6 +20,7 @@ from sovrun.execution.port import (
 from support.providers import NEIGHBOUR, Calls
 from support.supervisord import (
     BOT,
+    PATIENT_US,
     Supervisord,
     adapter_of,
     created,
@@ -85,7 +86,7 @@ async def test_a_stopped_deployment_stays_stopped_and_a_running_one_runs_after_a
     for call in (going, over):
         await created(host, call)
     server.started(2)
-    ended = await stopped(host, calls.effect(), str(over.client_id))
+    ended = await stopped(host, calls.effect(timeout_us=PATIENT_US), str(over.client_id))
     assert ended.status is STOPPED
     server.stop()
     server.start()
@@ -134,7 +135,7 @@ async def test_many_deployments_at_once_are_all_started_once(
     assert starts_by_deployment(server) == {call.client_id: 1 for call in wanted}
     listed = await host.list_deployments(calls.read())
     assert [one.id for one in listed] == sorted(str(call.client_id) for call in wanted)
-    await asyncio.gather(*(stopped(host, calls.effect(), one.id) for one in listed))
+    await asyncio.gather(*(stopped(host, calls.effect(timeout_us=PATIENT_US), one.id) for one in listed))
     assert {one.status for one in await host.list_deployments(calls.read())} == {STOPPED}
 
 
@@ -228,10 +229,10 @@ async def test_how_processes_end_is_told(server: Supervisord, calls: Calls) -> N
         missing = await host.find_deployment(calls.read(), str(wanted["missing"].client_id))
         assert missing is not None
         assert "find command" in missing.detail["processes"][0]["message"]
-        both = await stopped(host, calls.effect(), str(wanted["two"].client_id))
+        both = await stopped(host, calls.effect(timeout_us=PATIENT_US), str(wanted["two"].client_id))
         assert [one["state"] for one in both.detail["processes"]] == ["STOPPED", "STOPPED"]
         for name in ("ends", "fails", "missing"):
-            over = await stopped(host, calls.effect(), str(wanted[name].client_id))
+            over = await stopped(host, calls.effect(timeout_us=PATIENT_US), str(wanted[name].client_id))
             assert over.status is told[name]
 
 
@@ -241,7 +242,7 @@ async def test_what_is_started_again_and_again_is_stopped_too(server: Supervisor
         call = calls.effect()
         await created(host, call, CreateDeployment("maker", "restless", None, {}))
         server.started(3)
-        ended = await stopped(host, calls.effect(timeout_us=60_000_000), str(call.client_id))
+        ended = await stopped(host, calls.effect(timeout_us=PATIENT_US), str(call.client_id))
         assert ended.status not in {RUNNING, DeploymentStatus.QUEUED}
         count = len(server.starts())
         server.settle()
@@ -256,7 +257,7 @@ async def test_stopping_at_once_what_was_just_created_leaves_nothing_running(
         call = calls.effect()
         await created(host, call)
         # What supervisord forks does not hear of a signal before it becomes the program: it is killed later.
-        ended = await stopped(host, calls.effect(timeout_us=60_000_000), str(call.client_id))
+        ended = await stopped(host, calls.effect(timeout_us=PATIENT_US), str(call.client_id))
         assert ended.status is STOPPED
         assert await status_of(host, server, call) is STOPPED
 
@@ -271,7 +272,7 @@ async def test_a_process_that_takes_its_time_is_stopping_and_then_stopped(
         server.started(1)
         asked = await stopped(host, calls.effect(timeout_us=1_500_000), str(call.client_id))
         assert (asked.status, asked.raw_status) == (DeploymentStatus.STOPPING, "STOPPING")
-        ended = await stopped(host, calls.effect(timeout_us=60_000_000), str(call.client_id))
+        ended = await stopped(host, calls.effect(timeout_us=PATIENT_US), str(call.client_id))
         assert ended.status is STOPPED
 
 
@@ -323,7 +324,7 @@ async def test_what_was_stopped_is_not_started_by_sending_it_again_even_when_sup
     call = calls.effect()
     await created(host, call)
     server.started(1)
-    await stopped(host, calls.effect(), str(call.client_id))
+    await stopped(host, calls.effect(timeout_us=PATIENT_US), str(call.client_id))
     server.ask("supervisor.removeProcessGroup", f"sovrun-acme-{call.client_id}")
     assert await host.find_deployment(call, str(call.client_id)) is None
     await created(host, call)
@@ -337,7 +338,7 @@ async def test_what_the_operator_cleared_up_is_gone(
     call = calls.effect()
     await created(host, call)
     server.started(1)
-    await stopped(host, calls.effect(), str(call.client_id))
+    await stopped(host, calls.effect(timeout_us=PATIENT_US), str(call.client_id))
     (server.conf_d / server.files()[0]).unlink()
     found = await host.find_deployment(call, str(call.client_id))
     assert found is not None

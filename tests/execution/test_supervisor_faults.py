@@ -35,6 +35,7 @@ from support.providers import Calls
 from support.proxies import Fault, Plan, proxied, seeded
 from support.supervisord import (
     BOT,
+    PATIENT_US,
     Supervisord,
     adapter_of,
     created,
@@ -159,7 +160,7 @@ async def test_a_stop_that_comes_to_nothing_in_time_is_unknown(
             await host.stop_deployment(calls.effect(timeout_us=500_000), StopDeployment(str(call.client_id)))
     assert not isinstance(unknown.value, NotReached)
     assert unknown.value.reason == "timeout"
-    assert (await stopped(host, calls.effect(), str(call.client_id))).status is STOPPED
+    assert (await stopped(host, calls.effect(timeout_us=PATIENT_US), str(call.client_id))).status is STOPPED
 
 
 def after_writing(broken: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
@@ -351,7 +352,9 @@ async def test_a_stop_whose_answer_is_lost_is_found_stopped(calls: Calls) -> Non
                 await host.stop_deployment(calls.effect(), StopDeployment(str(call.client_id)))
         assert unknown.value.reason == "connection_lost"
         assert await status_of(host, server, call) is STOPPED
-        assert (await stopped(host, calls.effect(), str(call.client_id))).status is STOPPED
+        assert (
+            await stopped(host, calls.effect(timeout_us=PATIENT_US), str(call.client_id))
+        ).status is STOPPED
 
 
 async def test_a_wrong_password_does_nothing(calls: Calls) -> None:

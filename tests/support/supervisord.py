@@ -26,6 +26,8 @@ from support.providers import Entry, Provider
 from support.up import descendants, until
 
 PATIENCE_SECONDS = 60.0
+PATIENT_US = 60_000_000
+"""For calls that shall see the end of what they ask for, however slow the machine is."""
 
 PROGRAM = """
 import json, os, signal, sys

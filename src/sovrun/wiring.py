@@ -198,9 +198,7 @@ def allowed_endpoints(told: Sequence[str] = ()) -> tuple[AllowedEndpoint, ...]:
 def secret_sources(told: Sequence[str] = (), tenant: str = DEFAULT_TENANT) -> tuple[SecretSource, ...]:
     """Return the operator's sources of secrets: what a command was told, then $SOVRUN_SECRETS.
 
-    Args:
-        tenant: whose a source is that names nobody.
-    Raises: InvalidSetting.
+    A source that names nobody is that of `tenant`. Raises: InvalidSetting.
     """
     texts = [*told, *os.environ.get(SECRETS, "").split()]
     sources = tuple(parse_source(text, Tenant(tenant)) for text in texts)
@@ -218,8 +216,7 @@ async def open_executor(
     """Return the executor of an isolation. Raises: IsolationUnavailable, InvalidSetting.
 
     Args:
-        allow: the operator's list of endpoints, as texts.
-        secrets: where the values of secrets are looked for.
+        allow: the operator's list of endpoints, as texts; secrets: where the values of secrets are looked for.
     """
     endpoints = allowed_endpoints(allow)
     sources = SecretSources(secrets)

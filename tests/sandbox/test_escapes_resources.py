@@ -8,6 +8,8 @@ import pytest
 from support.attacker import Attacker
 
 MIB = 1 << 20
+WALL_US = 120_000_000
+"""For attacks that do not end by themselves, so that a missing wall fails the test."""
 
 
 @pytest.fixture(params=[True, False], ids=["control groups", "no control groups"])
@@ -21,7 +23,10 @@ def test_a_fork_bomb_stops_at_its_limit(attacker: Attacker, groups: bool) -> Non
 
 
 def test_a_fork_bomb_that_is_not_caught_is_named(attacker: Attacker, groups: bool) -> None:
-    assert attacker.reason("uncaught_fork_bomb", processes=12, control_groups=groups) == "process_limit"
+    assert (
+        attacker.reason("uncaught_fork_bomb", wall_us=WALL_US, processes=12, control_groups=groups)
+        == "process_limit"
+    )
 
 
 def test_two_fork_bombs_do_not_take_processes_from_each_other(attacker: Attacker, groups: bool) -> None:
@@ -30,7 +35,7 @@ def test_two_fork_bombs_do_not_take_processes_from_each_other(attacker: Attacker
 
 
 def test_files_that_are_kept_open_stop_at_their_limit(attacker: Attacker) -> None:
-    assert attacker.reason("uncaught_opening", open_files=40) == "open_files_limit"
+    assert attacker.reason("uncaught_opening", wall_us=WALL_US, open_files=40) == "open_files_limit"
 
 
 def test_one_process_gets_no_more_memory_than_its_limit(attacker: Attacker, groups: bool) -> None:
@@ -41,7 +46,9 @@ def test_one_process_gets_no_more_memory_than_its_limit(attacker: Attacker, grou
 
 def test_many_processes_together_get_no_more_memory_than_the_limit(attacker: Attacker, groups: bool) -> None:
     """A control group stops them exactly; else they are seen within a tenth of a second, and the record says so."""
-    found = attacker.run("memory_of_many", count=12, size=64 * MIB, memory=256 * MIB, control_groups=groups)
+    found = attacker.run(
+        "memory_of_many", wall_us=WALL_US, count=12, size=64 * MIB, memory=256 * MIB, control_groups=groups
+    )
     hard = groups and attacker.memory_is_hard
     assert (found["reason"], found["walls"]["memory"]) == ("memory_limit", "hard" if hard else "best-effort")
     if hard:
@@ -80,18 +87,18 @@ def test_no_place_holds_more_bytes_than_its_size(attacker: Attacker, folder: str
 @pytest.mark.parametrize("folder", ["/work", "/tmp", "/dev/shm"])  # noqa: S108 -- inside
 def test_no_place_holds_more_files_than_its_number(attacker: Attacker, folder: str) -> None:
     """As root the file system has a number; else the files are counted ten times a second."""
-    assert attacker.reason("fill_with_names", folder=folder, files=200) == "disk_limit"
+    assert attacker.reason("fill_with_names", wall_us=WALL_US, folder=folder, files=200) == "disk_limit"
     assert attacker.value("fill", folder=folder, number=190, size=1, files=200) == 190
 
 
 def test_endless_output_is_cut_off_and_kills(attacker: Attacker) -> None:
-    found = attacker.run("print_for_ever", log=MIB)
+    found = attacker.run("print_for_ever", wall_us=WALL_US, log=MIB)
     assert (found["reason"], found["log"]) == ("log_limit", MIB)
 
 
 def test_processor_time_is_that_of_all_processes(attacker: Attacker, groups: bool) -> None:
     """Each of four processes uses a fourth of what is too much for one."""
-    found = attacker.run("burn", number=4, cpu_us=1_000_000, control_groups=groups)
+    found = attacker.run("burn", wall_us=WALL_US, number=4, cpu_us=1_000_000, control_groups=groups)
     assert found["reason"] == "cpu_limit"
     assert "all its processes" in found["message"]
 

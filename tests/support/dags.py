@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sovrun.core.ids import DagId, StepId
 from sovrun.core.plan import plan_order
-from sovrun.core.spec.model import Confirmation, DagSpec, Kind, Retry, StepSpec, ToolWait
+from sovrun.core.spec.model import CommandCall, Confirmation, DagSpec, Kind, Retry, StepSpec, ToolWait
 
 ONCE = Retry(max_attempts=1, max_failures=1, base_us=0, cap_us=0)
 """No second attempt, so that small examples end soon."""
@@ -41,6 +41,11 @@ def confirm(
     """Return a step that a person confirms."""
     entry = Confirmation(role="boss", show="this", expires_us=expires_us, on_expiry=on_expiry)
     return replace(step(name, *needs, **more), kind=Kind.CONFIRM, entry=entry)
+
+
+def command(name: str, *needs: str, **more: Any) -> StepSpec:
+    """Return a step that places an order at the adapter `paper`."""
+    return replace(step(name, *needs, **more), kind=Kind.COMMAND, entry=CommandCall("order.place", "paper"))
 
 
 def dag(*steps: StepSpec, name: str = "dag", fail_fast: bool = False) -> DagSpec:

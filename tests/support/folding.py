@@ -32,6 +32,7 @@ SHOWN = (
     "state", "reason", "cause", "attempts", "failures", "circumstances", "fence", "worker", "until_us", "step_hash",
     "output", "failure", "error", "environment", "shown", "answer",
 )  # fmt: skip
+WAITS = {"tool", "confirmation", "command", "command_unknown"}
 FRESH: dict[str, Any] = dict.fromkeys(SHOWN) | {
     "state": "received", "attempts": 0, "failures": 0, "circumstances": 0, "fence": 1,
 }  # fmt: skip
@@ -64,7 +65,7 @@ def _move(step: dict[str, Any], state: str, data: dict[str, Any]) -> None:
     step.update(state=state, reason=data.get("reason"), cause=data.get("cause"), worker=None, until_us=None)
     step["fence"] += left
     if state == "executing" and "answerHash" in data:
-        assert waited in ("tool", "confirmation"), "only a wait is ended by an answer"
+        assert waited in WAITS, "only a wait is ended by an answer"
         step.update(answer=data["answerHash"])
     elif state == "executing" and data.get("by") == "engine":
         assert step["attempts"] == 0, "the engine takes no step up that a worker has had"

@@ -236,8 +236,8 @@ def _decide(write: Write, action: Decide, step: Step) -> bool:
     answer = action.digest()
     if step.answer == answer:
         return False
-    if step.state is not State.AWAITING_USER_CONFIRMATION:
-        raise _not_waiting(write, action.position, step, "a decision")
+    if step.state is not State.AWAITING_USER_CONFIRMATION or step.reason != Reason.CONFIRMATION:
+        raise _not_waiting(write, action.position, step, "a decision")  # nor is it a verdict about a command
     if step.shown != action.shown:
         raise ConfirmationChanged(
             f"step {write.plan.steps[action.position].id} shows {step.shown}, the decision is for {action.shown}",

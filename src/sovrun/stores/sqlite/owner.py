@@ -120,8 +120,7 @@ class Owner:
         self._leases = Leases(connection, self._runs, self._queue)
         self._next_due: int | None = None
         self._stale = False
-        self.pending = 0
-        """How many steps wait for the engine itself."""
+        self._pending = 0
         self.ended: list[RunId] = []
         """The runs that the last call of `commit` brought to their end, also one that failed after that."""
         self.late_reports = 0
@@ -132,11 +131,18 @@ class Owner:
         self._runs.hot.clear()
         self._queue.load()
         self._intake.last_key = rows.one(self._connection, rows.SELECT_LAST_KEY)
-        self.pending = rows.one(self._connection, rows.COUNT_PENDING)
+        self._pending = rows.one(self._connection, rows.COUNT_PENDING)
         late = self._connection.execute(rows.SELECT_SETTING, ("late_reports",)).fetchone()
         self.late_reports = 0 if late is None else int(late[0])
         self._find_next_due(-1)
         self._stale = False
+
+    @property
+    def pending(self) -> int:
+        """How many steps wait for the engine itself."""
+        if self._stale:  # the transaction that counted them failed, and there may be no other that looks again
+            self._pending = rows.one(self._connection, rows.COUNT_PENDING)
+        return self._pending
 
     @property
     def next_due_us(self) -> int | None:
@@ -262,7 +268,7 @@ class Owner:
     def _no_longer_pending(self, write: Write, position: int) -> bool:
         """Take a step away from the engine; False when it was not there for it to take up."""
         gone = self._connection.execute(rows.DELETE_PENDING, (write.run.key, position)).rowcount
-        self.pending -= gone
+        self._pending -= gone
         return gone > 0
 
     # --- what follows -----------------------------------------------------------------------------------------------
@@ -310,7 +316,7 @@ class Owner:
         run = write.run
         lane = self._runs.hot[run.key].lane
         self._queue.remove(lane, [Place(run.priority, run.key, position) for position in write.steps])
-        self.pending -= self._connection.execute(rows.DELETE_PENDING_RUN, (run.key,)).rowcount
+        self._pending -= self._connection.execute(rows.DELETE_PENDING_RUN, (run.key,)).rowcount
 
     def _end_all(self, batch: Batch) -> None:
         steps = StepChanges()
@@ -412,7 +418,7 @@ class Owner:
             if write.timers:
                 execute(rows.INSERT_TIMER, ((due, key, position) for due, position in write.timers))
             if write.pending:
-                self.pending += execute(
+                self._pending += execute(
                     rows.INSERT_PENDING, ((key, position) for position in write.pending)
                 ).rowcount
             if write.lingering:

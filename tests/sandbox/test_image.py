@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import sovrun
 from sovrun.sandbox import smalljson
-from sovrun.sandbox.image import MODULES, write_image
+from sovrun.sandbox.image import MODULES, image_of
 from sovrun.sandbox.settings import site_of
 
 VALUES = st.recursive(
@@ -91,9 +91,8 @@ def test_each_module_of_the_image_stands_after_those_that_it_imports() -> None:
         known.add(name)
 
 
-def test_the_image_is_a_cached_module_of_this_interpreter(tmp_path: Path) -> None:
-    write_image(tmp_path / "run.pyc", "/sovrun/lib")
-    header = (tmp_path / "run.pyc").read_bytes()[:16]
+def test_the_image_is_a_cached_module_of_this_interpreter() -> None:
+    header = image_of("/sovrun/lib")[:16]
     assert header[:4] == __import__("importlib.util").util.MAGIC_NUMBER
     assert header[4:] == bytes([1]) + bytes(11)  # checked against nothing
 

@@ -199,7 +199,7 @@ async def test_a_steps_own_module_cannot_stand_in_for_what_seals_the_sandbox(san
         ("import os; os._exit(3)", "exit_nonzero"),
         ("import os; os._exit(0)", "output_not_json"),
         ("import os; os.write(3, b'garbage' * 100)", "output_not_json"),
-        ("[open('/dev/null') for _ in iter(int, 1)]", "step_raised"),
+        ("[open('/dev/null') for _ in iter(int, 1)]", "open_files_limit"),
     ],
 )
 async def test_which_limit_ended_a_step_is_its_reason(sandbox, code, body, reason) -> None:

@@ -76,6 +76,7 @@ async def run(
         text = f"{WITHOUT}\n{lacking}\nsupervisor.main()"
         monkeypatch.setattr(executor_module, "SUPERVISOR", text)
         monkeypatch.setattr(image, "source_of", lambda path: changed(path, inside))
+        image.image_of.cache_clear()
         groups = more.pop("control_groups", True)
         executor = SandboxExecutor(tmp_path / f"spool-{len(opened)}", SandboxSettings(control_groups=groups))
         opened.append(executor)
@@ -83,6 +84,7 @@ async def run(
 
     carry_out.opened = opened  # type: ignore[attr-defined]
     yield carry_out
+    image.image_of.cache_clear()
     for executor in opened:
         await executor.close()
 

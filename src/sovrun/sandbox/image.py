@@ -1,6 +1,6 @@
 """What a sandbox starts with, as one file: the compiled runner and the modules it needs, in the order of their imports.
 
-Owns: `write_image`. Looking for each module on the path, and compiling those that have no cached form, took longer than
+Owns: `image_of`. Looking for each module on the path, and compiling those that have no cached form, took longer than
 the start of the interpreter itself.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import marshal
+from functools import cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType
@@ -54,8 +55,9 @@ load(loads({modules!r})).main()
 """
 
 
-def write_image(target: Path, library: str) -> None:
-    """Write the image for this interpreter.
+@cache
+def image_of(library: str) -> bytes:
+    """Return the image for this interpreter; compiled once per process.
 
     Args:
         library: directory inside the sandbox that holds the package, for tracebacks and further imports.
@@ -63,9 +65,7 @@ def write_image(target: Path, library: str) -> None:
     modules = tuple(_compiled(name, library) for name in MODULES)
     code = compile(_LOADER.format(modules=marshal.dumps(modules)), "sovrun", "exec", dont_inherit=True)
     # The header of a cached module: magic number, no check against a source, whose hash is not given.
-    target.write_bytes(
-        importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
-    )
+    return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
 
 
 def source_of(path: Path) -> bytes:

@@ -19,7 +19,7 @@ import sovrun
 from sovrun.core.spec.model import SECOND_US
 from sovrun.sandbox.caps import Cap
 from sovrun.sandbox.exchange import LIBRARY
-from sovrun.sandbox.image import write_image
+from sovrun.sandbox.image import image_of
 from sovrun.sandbox.network import AllowedEndpoint, trusted_folders
 
 SEARCH_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
@@ -106,7 +106,7 @@ def make_frame(folder: Path) -> Frame:
     python = str(base)
     own = folder / "sovrun"
     (own / "lib" / "sovrun").mkdir(parents=True)
-    write_image(own / "run.pyc", LIBRARY)
+    (own / "run.pyc").write_bytes(image_of(LIBRARY))
     binds.append((str(own), SOVRUN))
     binds.append((str(Path(sovrun.__file__).resolve().parent), f"{LIBRARY}/sovrun"))
     if sys.prefix == sys.base_prefix:
@@ -175,7 +175,9 @@ def _system(etc: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         shutil.copyfile("/etc/ld.so.cache", etc / "ld.so.cache")
     for trusted in trusted_folders():  # where they are mounted for steps with a network
         (etc / Path(trusted).relative_to("/etc")).mkdir(parents=True)
-    if Path("/etc/alternatives").is_dir():  # Debian's /usr/bin points there; a copy of links saves each step a mount
+    if Path(
+        "/etc/alternatives"
+    ).is_dir():  # Debian's /usr/bin points there; a copy of links saves each step a mount
         shutil.copytree("/etc/alternatives", etc / "alternatives", symlinks=True)
     return binds, links
 

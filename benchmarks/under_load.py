@@ -26,12 +26,13 @@ from sovrun.bench.scenarios import TENANT, Bench
 from sovrun.bench.workloads import ENTRY, chain, noop, wide
 from sovrun.engine.engine import Engine
 from sovrun.engine.handler import KnownDag
+from sovrun.execution.adapter_set import PAPER_ALONE
 from sovrun.sandbox.in_process import InProcessExecutor
 from sovrun.service.app import create_app
 from sovrun.service.server import serving
 from sovrun.stores.files import FileStore
 from sovrun.stores.sqlite.store import SqliteStore
-from sovrun.wiring import SystemClock, SystemIdentity
+from sovrun.wiring import SystemClock, SystemIdentity, open_commands
 
 Workload = Callable[[], Awaitable[float]]
 
@@ -99,7 +100,8 @@ async def measure(rate: float, repeats: int, folder: Path) -> dict[str, Any]:
         bench = Bench(engine, raw)
         specs = {"one": chain(1), "three": chain(3), "chain": chain(100), "wide": wide(1_000)}
         dags = {name: await bench.prepare(spec) for name, spec in specs.items()}
-        app = create_app(store, files, SystemIdentity(), isolation="in-process")
+        commands = open_commands(store, PAPER_ALONE)
+        app = create_app(store, files, SystemIdentity(), commands, isolation="in-process")
         async with serving(app, folder / "s"):
             for dag in dags.values():
                 await bench.run(dag)  # plans are compiled once

@@ -13,6 +13,8 @@ from fastapi import FastAPI
 
 from sovrun.core.commands.journal import Command, CommandEvent, CommandId
 from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
+from sovrun.execution.adapter_set import PAPER_ALONE, AdapterSet
+from sovrun.execution.layer import CommandLayer
 from sovrun.service.app import create_app
 from sovrun.service.server import serving
 from sovrun.store.journal import Resource
@@ -82,22 +84,29 @@ class NearOwner(RemoteStore):
 
 @dataclass(frozen=True)
 class Served:
-    """A server: the store that it owns, where it listens, its application, and a client that says whatever a test likes."""
+    """A server: the store that it owns, where it listens, its application, and a client that says whatever a test likes.
+
+    Args:
+        layer: of the paper provider; it performs commands once a test has it run.
+    """
 
     owner: Store
     socket: Path
     app: FastAPI
     client: httpx.AsyncClient
+    layer: CommandLayer
 
 
 @asynccontextmanager
 async def served(folder: Path, clock: SetClock) -> AsyncIterator[Served]:
     owner = SqliteStore.open_owner(fresh_file(folder), clock)
-    app = create_app(owner, FileStore(folder / "files"), SetIdentity(), isolation="in-process")
+    identity = SetIdentity()
+    layer = CommandLayer(owner, AdapterSet.open(PAPER_ALONE, ledger=owner, clock=clock), clock, identity)
+    app = create_app(owner, FileStore(folder / "files"), identity, layer, isolation="in-process")
     with TemporaryDirectory(prefix="sovrun-") as short:  # a socket's path must be short, and pytest's are not
         socket = Path(short) / "s"
         async with serving(app, socket), _client(socket) as client:
-            yield Served(owner, socket, app, client)
+            yield Served(owner, socket, app, client, layer)
     await owner.close()
 
 

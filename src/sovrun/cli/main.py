@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 from sovrun import __version__
-from sovrun.cli import benches, control, dags, doctor, logs, replays, running, runs, serving, simulate, waits
+from sovrun.cli import (
+    benches,
+    commands,
+    control,
+    dags,
+    doctor,
+    logs,
+    replays,
+    running,
+    runs,
+    serving,
+    simulate,
+    waits,
+)
 from sovrun.cli.output import Exit, exit_of, report_error
 from sovrun.core.errors import SovrunError
 
@@ -50,6 +63,9 @@ app.command("pause")(control.pause)
 app.command("unpause")(control.unpause)
 app.command("limit")(control.limit)
 app.command("queue")(control.queue)
+app.command("command")(commands.command)
+app.command("commands")(commands.commands)
+app.command("resolve")(commands.resolve)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(benches.bench)
 app.command("simulate")(simulate.simulate)

@@ -74,6 +74,17 @@ Secrets = Annotated[
 ]
 
 
+Adapters = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapters",
+        metavar="FILE",
+        help="The adapters' settings; default: $SOVRUN_ADAPTERS, else the paper provider alone.",
+        show_default=False,
+    ),
+]
+
+
 def tenant_of(text: str) -> Tenant:
     """Return a tenant's name. Raises: InvalidIdentifier."""
     return tenant(text)
@@ -104,22 +115,23 @@ def inputs_of(
         inputs.update(value)
     properties = schema.get("properties", {})
     for pair in pairs:
-        name, text = _split(pair, "--input")
-        inputs[name] = _value(text, properties.get(name, {}))
+        name, text = pair_of(pair, "--input")
+        inputs[name] = value_of(text, properties.get(name, {}))
     for pair in files:
-        name, place = _split(pair, "--input-file")
+        name, place = pair_of(pair, "--input-file")
         inputs[name] = kept.take_in(whose, Path(place))
     return inputs
 
 
-def _split(pair: str, option: str) -> tuple[str, str]:
+def pair_of(pair: str, option: str) -> tuple[str, str]:
+    """Return the name and the text of `name=text`. Raises: InvalidSetting."""
     name, separator, text = pair.partition("=")
     if not separator or not name:
         raise InvalidSetting(f"{option} {pair!r} is not of the form name=value")
     return name, text
 
 
-def _value(text: str, schema: Any) -> Any:
+def value_of(text: str, schema: Any) -> Any:
     """Return what a text on the command line stands for: itself where a string is declared, else JSON, else itself."""
     declared = schema.get("type") if isinstance(schema, Mapping) else None
     if declared == "string" or len(text) > INLINE_MAX:

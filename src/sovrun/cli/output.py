@@ -22,6 +22,7 @@ from sovrun.core.errors import (
     CorruptHistory,
     InvalidSpec,
     IsolationUnavailable,
+    ProviderUnavailable,
     SovrunError,
     StoreOwned,
     StoreUnavailable,
@@ -46,7 +47,10 @@ class Exit(IntEnum):
     WAITING = 4
 
 
-_ENVIRONMENT: Final = (CorruptHistory, IsolationUnavailable, StoreOwned, StoreUnavailable, StoreVersion)
+_ENVIRONMENT: Final = (
+    *(CorruptHistory, IsolationUnavailable, ProviderUnavailable),
+    *(StoreOwned, StoreUnavailable, StoreVersion),
+)
 
 STYLE: Final = {
     State.RECEIVED: "dim",

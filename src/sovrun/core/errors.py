@@ -188,6 +188,12 @@ class AdapterUnavailable(SovrunError):
     code, title = "adapter_unavailable", "There is no such adapter"
 
 
+class ProviderUnavailable(SovrunError):
+    """The provider behind an adapter does not answer a read, or its answer makes no sense."""
+
+    code, title = "provider_unavailable", "The provider does not answer"
+
+
 # --- stores ---------------------------------------------------------------------------------------------------------
 
 

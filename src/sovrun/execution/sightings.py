@@ -27,6 +27,7 @@ from sovrun.execution.port import (
     ExecutionAdapter,
     Order,
     OrderStatus,
+    Portfolio,
 )
 from sovrun.store.journal import Resource
 
@@ -106,6 +107,14 @@ def resource_json(resource: Deployment | Order | Mapping[str, Any]) -> dict[str,
             "detail": dict(resource.detail),
         }
     return dict(resource)
+
+
+def portfolio_json(portfolio: Portfolio) -> dict[str, Any]:
+    """Return what a tenant owns as it is shown; decimals as text."""
+    return {
+        "cash": {name: decimal_text(amount) for name, amount in sorted(portfolio.cash.items())},
+        "positions": {name: decimal_text(amount) for name, amount in sorted(portfolio.positions.items())},
+    }
 
 
 def recorded(command: Command, resource: Deployment | Order) -> Resource:

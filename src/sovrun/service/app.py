@@ -11,9 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sovrun import __version__
-from sovrun.core.errors import SovrunError
+from sovrun.core.errors import IdempotencyKeyInFlight, SovrunError
+from sovrun.execution.layer import CommandLayer
 from sovrun.ports import Files, Identity
-from sovrun.service import logs, resources, verbs
+from sovrun.service import commands, logs, resources, verbs
 from sovrun.service.problems import ERROR_PAGES, STATUS, problem_of
 from sovrun.store.protocol import Store
 
@@ -23,12 +24,19 @@ BODY_MAX: Final = 64 << 20
 HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 
 
-def create_app(store: Store, files: Files, identity: Identity, *, isolation: str) -> FastAPI:
-    """Return the application over an owned store. Args: isolation: of the workers beside it."""
+def create_app(
+    store: Store, files: Files, identity: Identity, layer: CommandLayer, *, isolation: str
+) -> FastAPI:
+    """Return the application over an owned store.
+
+    Args:
+        layer: performs the commands of the store; isolation: of the workers beside it.
+    """
     app = FastAPI(title="Sovrun", version=__version__, docs_url=None, redoc_url=None)
     app.include_router(verbs.router_of(store))
     app.include_router(resources.router_of(store, files, identity, isolation))
     app.include_router(logs.router_of(store, files))
+    app.include_router(commands.router_of(store, layer))
 
     @app.get("/api/v1/health")
     async def health() -> dict[str, str]:
@@ -37,7 +45,9 @@ def create_app(store: Store, files: Files, identity: Identity, *, isolation: str
     @app.exception_handler(SovrunError)
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, SovrunError)  # noqa: S101 -- registered for nothing else
-        return JSONResponse(problem_of(error, request.url.path), STATUS[type(error)], media_type=PROBLEM)
+        headers = commands.RETRY_AFTER if isinstance(error, IdempotencyKeyInFlight) else None
+        problem = problem_of(error, request.url.path)
+        return JSONResponse(problem, STATUS[type(error)], headers, media_type=PROBLEM)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: Exception) -> JSONResponse:

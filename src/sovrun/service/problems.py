@@ -27,6 +27,7 @@ STATUS: Final[Mapping[type[SovrunError], int]] = MappingProxyType(
         errors.IdempotencyKeyConflict: 422,
         errors.NotFound: 404,
         errors.StepKindUnavailable: 422,
+        errors.ProviderUnavailable: 502,
         errors.CorruptHistory: 500,
         errors.StoreUnavailable: 503,
         errors.StoreOwned: 503,

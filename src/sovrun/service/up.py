@@ -74,7 +74,7 @@ async def up(settings: UpSettings) -> None:
     files = files_of(path)
     commands = open_commands(store, adapter_settings(settings.adapters))
     async with Hub(store, files, environment_digest(), commands) as hub:
-        app = create_app(store, files, SystemIdentity(), isolation=settings.isolation)
+        app = create_app(store, files, SystemIdentity(), commands, isolation=settings.isolation)
         async with serving(app, socket_of(path)), _workers(settings, hub):
             _say(f"serving {settings.address} at {socket_of(path)} with {settings.workers} workers")
             if hub.resumed:

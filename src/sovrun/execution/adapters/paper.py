@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -63,10 +63,9 @@ class _Writing:
 class PaperAdapter:
     """`ExecutionAdapter` for deployments and orders on paper."""
 
-    capabilities = CAPABILITIES
-
     def __init__(self, name: str, settings: PaperSettings, ledger: Ledger) -> None:
         self.name = name
+        self.capabilities = replace(CAPABILITIES, symbols=frozenset(settings.prices))
         self._settings = settings
         self._ledger = ledger
         self._accounts: dict[Tenant, Account] = defaultdict(Account)

@@ -76,7 +76,7 @@ class RemoteStore(RemoteJournal):
 
     async def _sent(self, verb: str, arguments: Mapping[str, Any]) -> Any:
         tenant = arguments.get("tenant") or next(
-            (value.tenant for value in arguments.values() if hasattr(value, "tenant")), _NO_TENANT
+            (value.tenant for value in arguments.values() if getattr(value, "tenant", None)), _NO_TENANT
         )
         body = {name: to_json(value) for name, value in arguments.items()}
         try:
@@ -90,7 +90,7 @@ class RemoteStore(RemoteJournal):
             ) from error
         if answer.status_code == httpx.codes.OK:
             return from_json(VERBS[verb].answer, answer.json())
-        raise _error_of(answer)
+        raise error_of(answer)
 
     async def register(self, registration: Registration) -> bool:
         """See `Store.register`."""
@@ -227,7 +227,7 @@ class RemoteStore(RemoteJournal):
         await self._client.aclose()
 
 
-def _error_of(answer: httpx.Response) -> SovrunError:
+def error_of(answer: httpx.Response) -> SovrunError:
     """Return the error that a problem document stands for."""
     try:
         problem = answer.json()

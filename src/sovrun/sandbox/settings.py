@@ -175,10 +175,9 @@ def _system(etc: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         shutil.copyfile("/etc/ld.so.cache", etc / "ld.so.cache")
     for trusted in trusted_folders():  # where they are mounted for steps with a network
         (etc / Path(trusted).relative_to("/etc")).mkdir(parents=True)
-    if Path(
-        "/etc/alternatives"
-    ).is_dir():  # Debian's /usr/bin points there; a copy of links saves each step a mount
-        shutil.copytree("/etc/alternatives", etc / "alternatives", symlinks=True)
+    if Path("/etc/alternatives").is_dir():  # Debian's /usr/bin points there
+        (etc / "alternatives").mkdir()  # to copy its 400 links would take longer than hundreds of mounts
+        binds.append(("/etc/alternatives", "/etc/alternatives"))
     return binds, links
 
 

@@ -11,7 +11,7 @@ from sovrun.sandbox.cgroups import Place
 from sovrun.sandbox.filters import own_filter
 from sovrun.sandbox.probe import ProbeItem
 from sovrun.sandbox.settings import SandboxSettings
-from support.attacker import has_landlock
+from support.attacker import Attacker, has_landlock
 from support.tasks import require_bubblewrap
 
 
@@ -32,6 +32,16 @@ def test_the_filter_landlock_and_the_limit_of_memory_are_named_and_proved_by_a_s
         f"filter {filter_.digest[:12]}, Landlock {landlock.version() or 'absent'}, "
         f"memory {'hard' if counted else 'best-effort'}"
     )
+
+
+def test_each_user_is_told_what_steps_run_as_and_how_hard_memory_is_limited(attacker: Attacker) -> None:
+    found = attacker.probe()
+    user = "root: every running step" if attacker.uid == 0 else f"ordinary user {attacker.uid}"
+    assert found["user"][1].startswith(user)
+    hard = "hard" if attacker.memory_is_hard else "best-effort"
+    assert f"memory is limited {hard}" in found["control groups"][1]
+    assert found["step in a sandbox"][0]
+    assert found["step in a sandbox"][1].endswith(f"memory {hard}")
 
 
 def test_without_control_groups_steps_can_be_isolated_and_memory_is_said_to_be_best_effort() -> None:

@@ -216,6 +216,21 @@ async def test_without_dropped_capabilities_bubblewrap_drops_them_by_itself(run:
     assert value_of(await run("hello", lacking="without('--cap-drop')")) == "hello"
 
 
+async def test_without_the_ids_of_nobody_a_step_sees_the_hosts_and_is_told_apart(run: Run) -> None:
+    """The named test would fail: `a step is nobody in particular`."""
+    seen = value_of(await run("identity", lacking="without('--uid', '--gid')"))
+    assert 1000 not in seen
+    assert value_of(await run("identity")) == [1000, 1000]
+
+
+async def test_without_a_namespace_of_control_groups_there_are_still_none_to_be_changed(run: Run) -> None:
+    """No hierarchy is mounted inside; only the names of the host's groups would be seen."""
+    lacking = all_but("--unshare-cgroup-try")
+    assert value_of(await run("write_into", folders=["/sys/fs/cgroup"], lacking=lacking)) == {
+        "/sys/fs/cgroup": "ENOENT"
+    }
+
+
 async def test_without_a_cleared_environment_there_is_still_nothing_in_it(run: Run, monkeypatch) -> None:
     monkeypatch.setenv("CANARY", "canary-of-the-host")
     plain = "plain = launch._environment\nlaunch._environment = lambda *given, **more: [w for w in plain(*given, **more) if w != '--clearenv']\n"

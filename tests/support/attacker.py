@@ -98,6 +98,10 @@ class Attacker:
         assert not found["ok"], found
         return str(found["reason"])
 
+    def probe(self) -> dict[str, tuple[bool, str]]:
+        """Return what `sovrun doctor` finds: of each item whether it is there, and the detail."""
+        return {name: (ok, detail) for name, ok, detail in self.result(self._ask(do="probe"))["items"]}
+
     def kill_supervisor(self) -> None:
         self.result(self._ask(do="kill supervisor"))
 

@@ -37,6 +37,7 @@ def leave_key() -> None:
 async def serve() -> None:
     from sovrun.core.errors import SovrunError
     from sovrun.sandbox.executor import SandboxExecutor
+    from sovrun.sandbox.probe import probe
     from sovrun.sandbox.settings import SandboxSettings
     from support.tasks import task
 
@@ -48,6 +49,9 @@ async def serve() -> None:
         groups = request.get("control_groups", True)
         reply: dict[str, Any] = {"id": request["id"]}
         try:
+            if request["do"] == "probe":
+                reply |= {"items": [[item.name, item.ok, item.detail] for item in probe().items]}
+                return
             if groups not in executors:
                 settings = SandboxSettings(control_groups=groups)
                 executors[groups] = await SandboxExecutor.open(folder / f"spool-{groups}", settings)
@@ -65,6 +69,10 @@ async def serve() -> None:
                 reply |= told(await executors[groups].execute(given))
         except SovrunError as error:
             reply |= {"ok": False, "reason": error.code, "message": f"{error.detail} {error.hint}"}
+        finally:
+            say(reply)
+
+    def say(reply: dict[str, Any]) -> None:
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
 

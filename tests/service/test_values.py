@@ -7,6 +7,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -15,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sovrun.core.commands.journal import CommandId
 from sovrun.core.errors import InvalidValue
 from sovrun.core.ids import Actor, DagId, Digest, RunId, StepId, Tenant, WorkerId
+from sovrun.core.walls import Walls
 from sovrun.stores.remote.values import from_json, to_json
 from sovrun.stores.remote.verbs import VERBS
 from support.clock import SetClock
@@ -32,6 +35,7 @@ OF_NAME: dict[Any, st.SearchStrategy[Any]] = {
     StepId: NAMES,
     Digest: st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
     RunId: st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
+    CommandId: st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
     Actor: PRINTED,
     WorkerId: PRINTED,
 }
@@ -41,6 +45,7 @@ PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     float: st.floats(allow_nan=False, allow_infinity=False),
     bytes: st.binary(max_size=20),
+    Decimal: st.decimals(allow_nan=False, allow_infinity=False, places=6),
     type(None): st.none(),
 }
 
@@ -60,12 +65,16 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return st.lists(values(arguments[0]), max_size=3).map(tuple)
     if origin is tuple:
         return st.tuples(*map(values, arguments))
+    if origin is frozenset:
+        return st.frozensets(values(arguments[0]), max_size=3)
     if origin in (list, Sequence):
         return st.lists(values(arguments[0]), max_size=3)
     if origin in (dict, Mapping):
         return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=3)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return st.sampled_from(list(kind))
+    if kind is Walls:
+        return st.builds(Walls, values(Digest), st.integers(0, 9), st.sampled_from(["hard", "best-effort"]))
     hints = get_type_hints(kind)
     names = (
         [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else kind._fields

@@ -15,7 +15,8 @@ from sovrun.core.lifecycle import State
 from sovrun.core.plan import Plan
 from sovrun.core.spec.model import CommandCall, StepSpec
 from sovrun.core.step import Step
-from sovrun.execution.layer import CommandLayer, CommandRequest, Prepared
+from sovrun.execution.layer import CommandLayer
+from sovrun.execution.requests import CommandRequest, Prepared
 from sovrun.store.journal import JournalReads
 from sovrun.store.protocol import Pending, RunRecord, Store
 

@@ -1,6 +1,6 @@
 """The command layer: the one way to an effect. It journals before it sends, and finds out what it cannot know.
 
-Owns: `CommandLayer`, `CommandRequest`. Validate, look up the key, journal `intended`, gates, journal `sent`, call the adapter,
+Owns: `CommandLayer`. Look up the key, validate, journal `intended`, gates, journal `sent`, call the adapter,
 journal what came of it. After a crash or a time-out the outcome is looked for by the client id until it is known.
 Must not touch: what an entry of the journal may be (`core.commands`), how any provider is spoken to (`adapters`).
 """
@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Final
 
-from sovrun.core.canonical import canonical, decode, sha256_hex
-from sovrun.core.commands.gates import EXACT
+from sovrun.core.canonical import decode, sha256_hex
 from sovrun.core.commands.journal import (
     CONCLUDED,
     BecameUnknown,
@@ -23,7 +21,6 @@ from sovrun.core.commands.journal import (
     CommandId,
     CommandState,
     Confirmed,
-    Intention,
     Looked,
     Parked,
     Refused,
@@ -32,16 +29,10 @@ from sovrun.core.commands.journal import (
     answer_document,
 )
 from sovrun.core.commands.model import (
-    KINDS,
-    PAYLOAD_MAX,
     CancelOrder,
-    CommandKind,
     CreateDeployment,
     PlaceOrder,
     StopDeployment,
-    decimal_text,
-    is_kind_name,
-    normal_payload,
     typed_payload,
 )
 from sovrun.core.commands.resolution import (
@@ -59,19 +50,13 @@ from sovrun.core.errors import (
     AdapterUnavailable,
     CommandMoved,
     IdempotencyKeyInFlight,
-    IdempotencyKeyRequired,
     IllegalTransition,
-    InvalidCommand,
-    NotFound,
-    PayloadTooLarge,
     StoreUnavailable,
-    UnknownSymbol,
 )
 from sovrun.core.events import ENGINE
-from sovrun.core.ids import Actor, RunId, StepId, Tenant, idempotency_key
+from sovrun.core.ids import Tenant
 from sovrun.execution.adapter_set import AdapterSet, effects_of
 from sovrun.execution.port import (
-    AdapterReads,
     Call,
     Deployment,
     Done,
@@ -80,10 +65,13 @@ from sovrun.execution.port import (
     OutcomeUnknown,
     Rejected,
 )
+from sovrun.execution.requests import CommandRequest, Prepared, Requests
 from sovrun.execution.sightings import Seen, look_for, recorded, resource_json
 from sovrun.ports import Clock, Identity
 from sovrun.store.payload import Payload
-from sovrun.store.protocol import INLINE_MAX, Store
+from sovrun.store.protocol import Store
+
+__all__ = ["Answered", "CommandLayer", "CommandRequest", "Prepared"]
 
 EFFECT_US: Final = 10_000_000
 """How long an effect may take to be answered."""
@@ -93,36 +81,6 @@ PATIENCE_US: Final = 3_600 * 1_000_000
 UNDER_WAY_MAX: Final = 64
 STORE_RETRY_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class CommandRequest:
-    """What a caller asks for.
-
-    Args:
-        payload: JSON, not yet checked.
-        key: idempotency key; kinds that only end something may do without.
-        run, step, position: the step that asks.
-    """
-
-    tenant: Tenant
-    kind: str
-    adapter: str
-    payload: Any
-    actor: Actor
-    mode: str = "paper"
-    key: str | None = None
-    run: RunId | None = None
-    step: StepId | None = None
-    position: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request found well-formed: what is to be journalled, and the payload that goes with it."""
-
-    intention: Intention
-    payload: Payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +102,12 @@ class CommandLayer:
         self._store = store
         self.adapters = adapters
         self._clock = clock
-        self._identity = identity
+        self._requests = Requests(store, adapters, identity)
         self._handler = identity.fresh()
         self._under_way: dict[CommandId, asyncio.Task[None]] = {}
         self._told: dict[CommandId, list[asyncio.Future[None]]] = {}
+        self._moved = asyncio.Event()
+        """Set when a command that is under way has an entry more, or is over."""
         self._stopping = False
 
     # --- what callers ask -----------------------------------------------------------------------------------------
@@ -158,76 +118,7 @@ class CommandLayer:
         Raises: InvalidCommand, IdempotencyKeyRequired, InvalidIdentifier, AdapterUnavailable, UnknownSymbol, NotFound
             (the target is none of the tenant's), PayloadTooLarge.
         """
-        reads = self.adapters.reads(request.tenant, request.adapter)
-        kind = _kind_of(request.kind, reads)
-        if request.mode not in reads.capabilities.modes:
-            raise InvalidCommand(
-                f"adapter {request.adapter} is for {', '.join(sorted(reads.capabilities.modes))}, not for mode"
-                f" {request.mode!r:.40}",
-                kind=request.kind,
-            )
-        if request.key is None and kind.needs_key:
-            raise IdempotencyKeyRequired(
-                f"{request.kind} needs an idempotency key",
-                hint="choose one for this intention and give it again with every repeat",
-            )
-        key = idempotency_key(request.key if request.key is not None else self._identity.fresh())
-        payload = normal_payload(kind, request.payload)
-        body = canonical(payload)
-        if len(body) > PAYLOAD_MAX:
-            raise PayloadTooLarge(f"the payload has {len(body):,} bytes; the limit is {PAYLOAD_MAX:,}")
-        if len(body) > INLINE_MAX:
-            raise PayloadTooLarge(f"the payload has {len(body):,} bytes; the limit is {INLINE_MAX:,}")
-        target = None if kind.target is None else payload[kind.target]
-        if target is not None and kind.resource is not None:
-            await self._require_own(request, kind.resource, target)
-        symbol, notional = await self._weigh(request, reads, payload)
-        digest = sha256_hex(body)
-        intention = Intention(
-            *(request.tenant, kind.name, kind.version, key, request.adapter, request.mode, digest),
-            actor=request.actor,
-            opens=kind.opens,
-            symbol=symbol,
-            notional=notional,
-            target=target,
-            run=request.run,
-            step=request.step,
-            position=request.position,
-        )
-        return Prepared(intention, Payload(digest, body))
-
-    async def _require_own(self, request: CommandRequest, resource: str, target: str) -> None:
-        if await self._store.resource(request.tenant, request.adapter, resource, target) is None:
-            raise NotFound(
-                f"tenant {request.tenant} has no {resource} {target!r:.140} at {request.adapter}",
-                hint="`sovrun resources` lists what its commands have made",
-            )
-
-    async def _weigh(
-        self, request: CommandRequest, reads: AdapterReads, payload: Mapping[str, Any]
-    ) -> tuple[str | None, str | None]:
-        """Return the symbol and the value of a command, as far as there are any. Raises: UnknownSymbol."""
-        wanted = typed_payload(request.kind, payload)
-        if isinstance(wanted, CreateDeployment):
-            return None, None if wanted.capital is None else decimal_text(wanted.capital)
-        if not isinstance(wanted, PlaceOrder):
-            return None, None
-        known = reads.capabilities.symbols
-        if known is not None and wanted.symbol not in known:
-            raise UnknownSymbol(
-                f"adapter {request.adapter} does not trade {wanted.symbol!r}",
-                hint=f"it trades {_some(known)}",
-            )
-        price = wanted.price
-        if price is None:
-            price = await self._quote(request, reads, wanted.symbol)
-        return wanted.symbol, None if price is None else decimal_text(EXACT.multiply(price, wanted.quantity))
-
-    async def _quote(self, request: CommandRequest, reads: AdapterReads, symbol: str) -> Decimal | None:
-        try:
-            return await reads.quote(Call(request.tenant, request.actor, request.mode), symbol)
-        except OutcomeUnknown:
-            return None
+        return await self._requests.prepare(request)
 
     async def execute(self, request: CommandRequest, *, patience_us: int) -> Answered:
         """Perform a command, or return what is recorded of an identical one under its key.
@@ -235,9 +126,11 @@ class CommandLayer:
         Raises: what `prepare` raises; IdempotencyKeyConflict; IdempotencyKeyInFlight when it has no outcome within
             `patience_us`; StoreUnavailable.
         """
-        prepared = await self.prepare(request)
-        intent = await self._store.intend(prepared.intention, payloads=(prepared.payload,))
-        return await self.answer(request.tenant, intent.command.id, patience_us=patience_us)
+        command = await self._requests.known(request)
+        if command is None:
+            prepared = await self.prepare(request)
+            command = (await self._store.intend(prepared.intention, payloads=(prepared.payload,))).command
+        return await self.answer(request.tenant, command.id, patience_us=patience_us)
 
     async def answer(self, tenant: Tenant, command: CommandId, *, patience_us: int) -> Answered:
         """Return the recorded answer of a command once it is concluded. Raises: IdempotencyKeyInFlight, NotFound."""
@@ -275,18 +168,22 @@ class CommandLayer:
         """Perform what is due until stopped. What a dead process left is taken up at once."""
         await self._persist(self._store.disown_commands)
         while not self._stopping:
-            try:
-                due = await self._store.due_commands(UNDER_WAY_MAX, patience_us=PATIENCE_US)
+            self._moved.clear()
+            try:  # what is under way may still be due, for nothing of it is journalled yet
+                limit = UNDER_WAY_MAX + len(self._under_way)
+                due = await self._store.due_commands(limit, patience_us=PATIENCE_US)
             except StoreUnavailable:
                 await asyncio.sleep(STORE_RETRY_SECONDS)
                 continue
-            for command in due:
-                if command.id not in self._under_way:
-                    task = asyncio.create_task(self._drive(command))
-                    self._under_way[command.id] = task
-                    task.add_done_callback(lambda _, name=command.id: self._over(name))  # type: ignore[misc]
-            if self._under_way and due:
-                await asyncio.wait(self._under_way.values(), return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping:
+                return
+            fresh = [command for command in due if command.id not in self._under_way]
+            for command in fresh:
+                task = asyncio.create_task(self._drive(command))
+                self._under_way[command.id] = task
+                task.add_done_callback(lambda _, name=command.id: self._over(name))  # type: ignore[misc]
+            if due and not fresh:
+                await self._moved.wait()
 
     async def stop(self) -> None:
         """Begin nothing more and let what was sent have its answer. Call before the store is closed."""
@@ -298,6 +195,7 @@ class CommandLayer:
 
     def _over(self, command: CommandId) -> None:
         task = self._under_way.pop(command)
+        self._moved.set()
         for told in self._told.get(command, ()):
             if not told.done():
                 told.set_result(None)
@@ -330,6 +228,9 @@ class CommandLayer:
                 await self._look(command)
         except (CommandMoved, IllegalTransition):
             return  # somebody else has taken it further
+        except Exception:
+            await asyncio.sleep(STORE_RETRY_SECONDS)  # it may be due still, and would fail again and again
+            raise
 
     async def _admit(self, command: Command) -> Command:
         tenant = command.intention.tenant
@@ -339,6 +240,7 @@ class CommandLayer:
             return await self._store.admit(tenant, command.id, handler=self._handler, due_us=due_us)
 
         admitted: Command = await self._persist(admit)
+        self._moved.set()
         return admitted
 
     async def _note(
@@ -361,6 +263,7 @@ class CommandLayer:
             )
 
         noted: Command = await self._persist(note)
+        self._moved.set()
         return noted
 
     # --- effects --------------------------------------------------------------------------------------------------
@@ -370,10 +273,12 @@ class CommandLayer:
         outcome: Done | Rejected
         try:
             adapter, payload = await self._adapter_and_payload(command)
+        except (AdapterUnavailable, StoreUnavailable):
+            await self._became_unknown(command, UnknownReason.NOT_REACHED)
+            return
+        try:
             async with asyncio.timeout(2 * EFFECT_US / 1e6):
                 outcome = await _effect(adapter, self._call(command), command.intention.kind, payload)
-        except AdapterUnavailable:
-            await self._became_unknown(command, UnknownReason.NOT_REACHED)
         except OutcomeUnknown as unknown:
             await self._became_unknown(command, UnknownReason(unknown.reason))
         except TimeoutError:
@@ -428,12 +333,15 @@ class CommandLayer:
     async def _look(self, command: Command) -> None:
         """Look for an unknown command at the provider, and do what follows from what is seen."""
         seen = Seen(Sighting.UNREACHABLE)
+        fault: Exception | None = None
         try:
             adapter, payload = await self._adapter_and_payload(command)
             async with asyncio.timeout(2 * EFFECT_US / 1e6):
                 seen = await look_for(adapter, self._call(command), command, payload)
-        except (OutcomeUnknown, TimeoutError, AdapterUnavailable):
+        except (OutcomeUnknown, TimeoutError, AdapterUnavailable, StoreUnavailable):
             pass
+        except Exception as error:  # noqa: BLE001 -- whatever an adapter does wrong, nothing was seen
+            fault = error
         verdict = after_looking(command, seen.sighting, self._rules(command), self._clock.now_us())
         match verdict:
             case Adopt():
@@ -448,6 +356,8 @@ class CommandLayer:
                 await self._note(command, Looked(seen.sighting, due_us))
             case Park(reason, due_us):
                 await self._note(command, Parked(reason, due_us))
+        if fault is not None:
+            raise fault
 
     def _rules(self, command: Command) -> Rules:
         wanted = command.intention
@@ -456,25 +366,6 @@ class CommandLayer:
         except AdapterUnavailable:
             return Rules(deadline_us=PATIENCE_US, absence_is_conclusive=False)
         return Rules(known.processing_deadline_us, known.absence_is_conclusive)
-
-
-def _kind_of(name: str, reads: AdapterReads) -> CommandKind:
-    """Return a kind that the adapter takes. Raises: InvalidCommand."""
-    known = KINDS.get(name)
-    if known is not None and known.resource in reads.capabilities.resources:
-        return known
-    if known is None and name in reads.capabilities.kinds and is_kind_name(name):
-        return CommandKind(name, 1, {"type": "object"}, needs_key=True, opens=True, resource=None)
-    takes = [kind.name for kind in KINDS.values() if kind.resource in reads.capabilities.resources]
-    raise InvalidCommand(
-        f"adapter {reads.name} does not take {name!r:.80}",
-        hint=f"it takes {_some({*takes, *reads.capabilities.kinds})}",
-        kind=name,
-    )
-
-
-def _some(names: frozenset[str] | set[str]) -> str:
-    return ", ".join(sorted(names)[:12]) + (", ..." if len(names) > 12 else "")
 
 
 async def _effect(

@@ -19,6 +19,7 @@ import pytest
 from sovrun.ports import Failed, Succeeded
 from sovrun.sandbox import executor as executor_module
 from sovrun.sandbox import image
+from sovrun.sandbox.cgroups import find
 from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.settings import SandboxSettings
 from support import attacks
@@ -146,6 +147,14 @@ async def test_a_missing_drop_of_the_user_id_is_noticed_from_outside(run: Run) -
     failed = failure_of(await run("hello", lacking="launch.drop_to = lambda uid: None"))
     assert failed.reason == "sandbox_error"
     assert "host user ids" in failed.message
+
+
+async def test_a_sandbox_outside_of_its_control_groups_is_noticed_from_outside(run: Run) -> None:
+    outcome = await run("hello", lacking="launch.enter = lambda groups: None")
+    if any(place.folder for place in find().values()):
+        assert "not in its control group" in failure_of(outcome).message
+    else:  # this user has none to be in
+        assert value_of(outcome) == "hello"
 
 
 async def test_without_landlock_it_is_noticed_and_the_mounts_still_hold(run: Run) -> None:

@@ -30,6 +30,9 @@ ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 BY_WORKERS: Final = frozenset({Kind.PYTHON, Kind.ARGV})
 
 
+_OF_COMMANDS: Final = frozenset({"confirmed", "refused", "unknown", "parked", "resumed"})
+
+
 class Broken(Exception):
     """A rule is broken: its name and what was seen."""
 
@@ -49,7 +52,7 @@ class StepView:
     """A step as its events alone tell.
 
     Args:
-        holder: what has the step while it executes: `worker`, `engine`, `reuse` or `answer`.
+        holder: what has the step while it executes: `worker`, `engine`, `reuse`, `answer` or `command`.
         queued_us: when it was queued; decision: of the person or tool that ended its wait.
     """
 
@@ -153,6 +156,9 @@ def _leased(step: StepView, entry: Entry, run: Surroundings) -> None:
 
 
 def _resumed(step: StepView, entry: Entry) -> None:
+    if step.spec.kind is Kind.COMMAND:
+        _told_of_command(step, entry)
+        return
     waited = {"awaiting_tool": ("answered", "failed"), "awaiting_user_confirmation": ("approved", "rejected")}
     decision = entry.data["decision"]
     if decision not in waited.get(step.state, ()) or step.reason not in ("tool", "confirmation"):
@@ -165,7 +171,44 @@ def _resumed(step: StepView, entry: Entry) -> None:
     step.holder = "answer"
 
 
+def _told_of_command(step: StepView, entry: Entry) -> None:
+    """What becomes known of its command moves a step along; the engine says it, whoever has found it out."""
+    decision = entry.data["decision"]
+    if decision not in _OF_COMMANDS or step.reason not in ("command", "command_unknown"):
+        broken("waits", f"{decision} of {step.spec.id}, which is {step.state} ({step.reason})")
+    if entry.actor != "engine":
+        broken("waits", f"{entry.actor} speaks for the command of {step.spec.id}")
+    if decision == "resumed" and step.state != "awaiting_user_confirmation":
+        broken("waits", f"{step.spec.id} is resumed, and nobody was asked about it")
+    step.decision = decision
+    step.holder = "command"
+
+
+def _awaits_command(step: StepView, entry: Entry) -> None:
+    """A step waits for its command: while nobody knows what became of it, for a look or for a person."""
+    data = entry.data
+    if step.spec.kind is not Kind.COMMAND or entry.actor != "engine":
+        broken("waits", f"{entry.actor} makes {step.spec.id}, a {step.spec.kind}, wait for a command")
+    due = {
+        "engine": ("step.awaiting_tool", "command"),
+        "parked": ("step.awaiting_user_confirmation", "command_unknown"),
+        "unknown": ("step.awaiting_tool", "command_unknown"),
+        "resumed": ("step.awaiting_tool", "command_unknown"),
+    }.get("engine" if step.holder == "engine" else step.decision or "")
+    if (entry.type, data["reason"]) != due:
+        broken("waits", f"{step.spec.id} waits as {entry.type} ({data['reason']}) after {step.decision}")
+    if data["until"] is not None:
+        broken("deadlines", f"the command of {step.spec.id} is given up at {data['until']}")
+    if step.shown not in (None, data["shownHash"]):
+        broken("waits", f"the command of {step.spec.id} asks for something else than before")
+    step.reason, step.shown, step.until_us = data["reason"], data["shownHash"], None
+    _hash(step, data["stepHash"])
+
+
 def _awaiting_tool(step: StepView, entry: Entry, run: Surroundings) -> None:
+    if "commandId" in entry.data:
+        _awaits_command(step, entry)
+        return
     reason = entry.data.get("reason")
     until = entry.data.get("until")
     if reason == "retry_due":
@@ -189,6 +232,9 @@ def _awaiting_tool(step: StepView, entry: Entry, run: Surroundings) -> None:
 
 
 def _awaiting_user(step: StepView, entry: Entry, _: Surroundings) -> None:
+    if "commandId" in entry.data:
+        _awaits_command(step, entry)
+        return
     if entry.data.get("reason") != "confirmation":
         broken("event data", f"{step.spec.id} waits for {entry.data.get('reason')}")
     _awaits(step, entry, Kind.CONFIRM)
@@ -218,6 +264,8 @@ def _completed(step: StepView, entry: Entry, _: Surroundings) -> None:
         _require_lease(step, entry)
     elif step.holder == "answer" and step.decision not in ("answered", "approved"):
         broken("waits", f"{step.spec.id} completes although it was {step.decision}")
+    elif step.holder == "command" and step.decision != "confirmed":
+        broken("waits", f"{step.spec.id} completes although its command was {step.decision}")
     elif step.holder == "engine":
         broken("waits", f"the engine completes {step.spec.id} without an answer")
     if data["attempt"] != step.attempts:
@@ -267,6 +315,9 @@ def _stopped(step: StepView, entry: Entry, run: Surroundings) -> None:
         if reason == "tool_failed" or not expired:
             broken("waits", f"{step.spec.id} is {reason} and nobody did that")
         _require_over(step, entry, step.until_us, reason)
+    elif reason == "command_refused":
+        if step.holder != "command" or step.decision != "refused":
+            broken("waits", f"{step.spec.id} failed by {reason}, its command was {step.decision}")
     elif reason in ("tool_expired", "confirmation_expired"):
         if step.reason not in ("tool", "confirmation"):
             broken("deadlines", f"{step.spec.id} does not wait for an answer that could come too late")

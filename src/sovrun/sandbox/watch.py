@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _TICK_US: Final = 1_000_000 // os.sysconf("SC_CLK_TCK")
 _CORES: Final = os.cpu_count() or 1
 _SECOND_US: Final = 1_000_000
+LISTS_CHILDREN: Final = Path(f"/proc/self/task/{os.getpid()}/children").exists()
+"""Whether the kernel lists the children of a process (CONFIG_PROC_CHILDREN); else every process is asked for its parent."""
 
 
 class Watch:
@@ -105,14 +108,32 @@ class Watch:
 
 def descendants(first: int) -> list[int]:
     """Return a process and all that descend from it; within a pid namespace orphans come to its first process."""
+    children_of = _children if LISTS_CHILDREN else partial(_children_by_parent, _parents())
     found, pending = [], [first]
     while pending:
         pid = pending.pop()
         found.append(pid)
-        with suppress(OSError):
-            for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 -- looked at ten times a second
-                pending += map(int, _read(f"/proc/{pid}/task/{task}/children").split())
+        pending += children_of(pid)
     return found
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 -- looked at ten times a second
+            found += map(int, _read(f"/proc/{pid}/task/{task}/children").split())
+    return found
+
+
+def _parents() -> dict[int, int]:
+    """Return the parent of every process."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 -- as above
+    stats = {pid: _read(f"/proc/{pid}/stat").rpartition(")")[2].split() for pid in pids}
+    return {pid: int(fields[1]) for pid, fields in stats.items() if fields}
+
+
+def _children_by_parent(parents: Mapping[int, int], pid: int) -> list[int]:
+    return [child for child, parent in parents.items() if parent == pid]
 
 
 def _read(path: str) -> str:

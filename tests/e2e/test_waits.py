@@ -169,7 +169,7 @@ def test_a_step_that_does_not_wait_has_nothing_to_decide_on(asked: tuple[Site, s
 def test_no_decision_crosses_tenants(asked: tuple[Site, str]) -> None:
     site, run = asked
     assert site.refusal("approve", run, "approve", "--yes", "--tenant", "other", *AS_MANAGER) == "not_found"
-    assert site.ask("waiting", "--tenant", "other") == {"waits": []}
+    assert site.ask("waiting", "--tenant", "other") == {"commands": [], "waits": []}
 
 
 # --- a terminal -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Owns: `perform`, `reading`. Where a server owns the store, its settings say whic
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -82,8 +83,7 @@ async def perform(
 async def _perform_here(
     layer: CommandLayer, store: SqliteStore, request: CommandRequest, wait_us: int
 ) -> Concluded | UnderWay:
-    prepared = await layer.prepare(request)
-    name = (await store.intend(prepared.intention, payloads=(prepared.payload,))).command.id
+    name = (await layer.begin(request)).command.id
     work = asyncio.create_task(layer.run() if wait_us else asyncio.sleep(0))
     answer = asyncio.create_task(layer.answer(request.tenant, name, patience_us=wait_us))
     try:
@@ -101,7 +101,7 @@ async def _perform_here(
         await layer.adapters.close()
 
 
-async def _perform_there(socket: Path, request: CommandRequest, wait_us: int) -> Concluded | UnderWay:
+async def _perform_there(place: Path, request: CommandRequest, wait_us: int) -> Concluded | UnderWay:
     wanted = {
         "kind": request.kind,
         "adapter": request.adapter,
@@ -113,7 +113,7 @@ async def _perform_there(socket: Path, request: CommandRequest, wait_us: int) ->
         min(WAIT_SECONDS, wait_us / 1_000_000 - begun)
         for begun in range(0, wait_us // 1_000_000, WAIT_SECONDS)
     ]
-    async with RestClient(socket, request.tenant) as server:
+    async with RestClient(place, request.tenant) as server:
         try:
             query = {"wait": left[0] if left else wait_us / 1_000_000}
             answer = await server.send("POST", "/commands", body=wanted, headers=headers, query=query)
@@ -133,6 +133,18 @@ def quoted(key: str) -> str:
     """Return a key as a structured field String."""
     escaped = key.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def is_listened_to(address: StoreAddress) -> bool:
+    """Return whether a server answers for a store; a socket may have been left by one that was killed."""
+    if address.path is None:
+        return False
+    with socket.socket(socket.AF_UNIX) as link:
+        try:
+            link.connect(str(socket_of(address.path)))
+        except OSError:
+            return False
+    return True
 
 
 def file_of(address: StoreAddress) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sovrun.cli.options import (
+    Adapters,
     AsJson,
     Note,
     RunId,
@@ -36,7 +38,7 @@ from sovrun.core.errors import InvalidSetting, StoreOwned
 from sovrun.core.lanes import Limits
 from sovrun.core.times import time_text
 from sovrun.engine.desk import Desk, Lookout
-from sovrun.engine.views import limits_json, queue_json, run_line
+from sovrun.engine.views import limits_json, queue_json, run_summary
 from sovrun.store.protocol import Acted, Depth, Governance, Reads, RunRecord, Submitted
 from sovrun.wiring import StoreAddress, local_actor, open_desk, open_engine, open_reader
 
@@ -90,13 +92,21 @@ class Again:
     from_step: ids.StepId | None
     note: str | None
     key: str | None
+    repeat_effects: tuple[ids.StepId, ...]
+    """`command` steps whose effect is wanted again."""
 
 
 async def ask_rerun(desk: Desk, reads: Reads, tenant: ids.Tenant, again: Again) -> Submitted:
     """Make a new run that cites its parent. Raises: see `Desk.rerun`."""
     found = await find_run(reads, tenant, again.run)
     asked = (tenant, found, local_actor())
-    return await desk.rerun(*asked, from_step=again.from_step, note=again.note, key=again.key)
+    return await desk.rerun(
+        *asked,
+        from_step=again.from_step,
+        note=again.note,
+        key=again.key,
+        repeat_effects=again.repeat_effects,
+    )
 
 
 def rerun(  # noqa: PLR0913 -- one parameter per option
@@ -106,6 +116,12 @@ def rerun(  # noqa: PLR0913 -- one parameter per option
         str | None,
         typer.Option("--from", metavar="STEP", help="Execute this step and all that follow in any case."),
     ] = None,
+    repeat_effects: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--repeat-effect", metavar="STEP", help="Have the effect of this command step again. Repeatable."
+        ),
+    ] = None,
     key: Annotated[
         str | None,
         typer.Option("--key", metavar="KEY", help="Ask under this key: the same again makes no other run."),
@@ -113,6 +129,7 @@ def rerun(  # noqa: PLR0913 -- one parameter per option
     note: Note = None,
     detach: Annotated[bool, typer.Option("--detach", help="Make the run and return at once.")] = False,
     workers: Workers = 2,
+    adapters: Adapters = None,
     store: StoreUrl = None,
     tenant: TenantName = "default",
     as_json: AsJson = False,
@@ -121,35 +138,45 @@ def rerun(  # noqa: PLR0913 -- one parameter per option
     whose = tenant_of(tenant)
     address = StoreAddress.parse(store)
     start = None if from_step is None else ids.StepId(from_step)
-    again = Again(run, start, note_of(note), None if key is None else ids.idempotency_key(key))
+    asked = None if key is None else ids.idempotency_key(key)
+    again = Again(run, start, note_of(note), asked, tuple(map(ids.StepId, repeat_effects or ())))
     if not detach:
         try:
-            raise typer.Exit(complete(_run_again(address, whose, again, workers, as_json=as_json)))
+            raise typer.Exit(complete(_run_again(address, whose, again, workers, adapters, as_json=as_json)))
         except StoreOwned:
             err.print("[dim]another process owns the store; a server executes the run[/]")
-    record, created = complete(_made_again(address, whose, again))
+    record, shown = complete(_made_again(address, whose, again))
     if not detach:
         watch(record.head.id, store=str(address), tenant=tenant, as_json=as_json)
     elif as_json:
-        print_json({**run_line(record), "created": created})
+        print_json(shown)
     else:
         out.print(record.head.id)
         print_how_to_go_on(address, record.isolation)
 
 
-async def _made_again(address: StoreAddress, tenant: ids.Tenant, again: Again) -> tuple[RunRecord, bool]:
+async def _made_again(
+    address: StoreAddress, tenant: ids.Tenant, again: Again
+) -> tuple[RunRecord, dict[str, Any]]:
     async with open_desk(address) as opened:
         made = await ask_rerun(opened.desk, opened.store, tenant, again)
-        return await opened.store.run(tenant, made.run), made.created
+        record = await opened.store.run(tenant, made.run)
+        return record, {**await run_summary(opened.store, record), "created": made.created}
 
 
 async def _run_again(
-    address: StoreAddress, tenant: ids.Tenant, again: Again, workers: int, *, as_json: bool
+    address: StoreAddress,
+    tenant: ids.Tenant,
+    again: Again,
+    workers: int,
+    adapters: Path | None,
+    *,
+    as_json: bool,
 ) -> Exit:
     """Make the re-run and execute it here, isolated as its parent was. Raises: StoreOwned, with nothing made."""
     async with open_reader(address) as (reader, _):
         isolation = (await reader.run(tenant, await find_run(reader, tenant, again.run))).isolation
-    async with open_engine(address, isolation=isolation, slots=workers) as opened:
+    async with open_engine(address, isolation=isolation, slots=workers, adapters=adapters) as opened:
         made = await ask_rerun(opened.engine.desk, opened.store, tenant, again)
         if not as_json:
             announce(opened, address, made.run, created=made.created)

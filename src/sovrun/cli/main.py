@@ -19,7 +19,9 @@ from sovrun.cli import (
     control,
     dags,
     doctor,
+    guards,
     logs,
+    providers,
     replays,
     running,
     runs,
@@ -66,6 +68,13 @@ app.command("queue")(control.queue)
 app.command("command")(commands.command)
 app.command("commands")(commands.commands)
 app.command("resolve")(commands.resolve)
+app.command("switch")(guards.switch)
+app.command("gate")(guards.gate)
+app.command("adapters")(providers.adapters)
+app.command("resources")(providers.resources)
+app.command("orders")(providers.orders)
+app.command("deployments")(providers.deployments)
+app.command("portfolio")(providers.portfolio)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(benches.bench)
 app.command("simulate")(simulate.simulate)

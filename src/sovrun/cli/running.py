@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from sovrun.cli.options import (
+    Adapters,
     AllowEndpoint,
     AsJson,
     DagFile,
@@ -73,6 +74,7 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
     isolation: Isolation = "sandbox",
     allow_endpoint: AllowEndpoint = None,
     secrets: Secrets = None,
+    adapters: Adapters = None,
     tenant: TenantName = "default",
     key: Annotated[
         str | None,
@@ -109,7 +111,9 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
 
     sources = secret_sources(secrets or (), whose)
     order = _Order(
-        address, whose, isolation, workers, save, as_json, request_of, allow_endpoint or [], sources
+        *(address, whose, isolation, workers, save, as_json, request_of, allow_endpoint or []),
+        secrets=sources,
+        adapters=adapters,
     )
 
     async def job() -> Exit:
@@ -136,6 +140,7 @@ class _Order:
     request_of: Callable[[Opened | Submitting], RunRequest]
     allow: list[str]
     secrets: tuple[SecretSource, ...]
+    adapters: Path | None
 
 
 async def _run_here(order: _Order) -> Exit:
@@ -146,6 +151,7 @@ async def _run_here(order: _Order) -> Exit:
         slots=order.workers,
         allow=order.allow,
         secrets=order.secrets,
+        adapters=order.adapters,
     ) as opened:
         request = order.request_of(opened)
         await opened.engine.register(request.dag, request.actor)
@@ -160,9 +166,10 @@ async def _run_beside(order: _Order) -> Exit:
     """Give the run to the server that owns the store, and follow it."""
     async with open_submitting(order.address) as opened:
         submitted = await opened.submit(order.request_of(opened))
-        if order.allow or order.secrets:
+        if order.allow or order.secrets or order.adapters:
             err.print(
-                "[dim]a server executes the run; what it was started with says which endpoints and secrets there are[/]"
+                "[dim]a server executes the run; what it was started with says which endpoints, secrets and adapters"
+                " there are[/]"
             )
         if not order.as_json:
             announce(opened, order.address, submitted.run, created=submitted.created)
@@ -177,6 +184,7 @@ def resume(
     isolation: Isolation = "sandbox",
     allow_endpoint: AllowEndpoint = None,
     secrets: Secrets = None,
+    adapters: Adapters = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with every run that was interrupted, until each is over or left waiting."""
@@ -189,6 +197,7 @@ def resume(
             slots=workers,
             allow=allow_endpoint or (),
             secrets=secret_sources(secrets or ()),
+            adapters=adapters,
         ) as opened:
             waiting = await opened.store.unfinished()
             if not as_json:
@@ -250,6 +259,9 @@ async def _summary(
     ended = head.state in TERMINAL
     if ended:
         out.print(f"outcome {head.outcome} ({'' if head.reproducible else 'not '}reproducible)")
+    unresolved = await opened.store.unresolved(head.tenant, head.id)
+    if unresolved:
+        out.print(f"[yellow]effects unresolved: {unresolved}[/]; `sovrun commands --unknown` shows them")
     for path in saved:
         out.print(f"saved {escape(str(path))}")
     if not ended:

@@ -14,7 +14,7 @@ from sovrun.core import ids
 from sovrun.core.errors import NotFound
 from sovrun.core.identity import parse_replay_token
 from sovrun.core.times import time_text
-from sovrun.engine.views import plan_of_run, run_json, run_line
+from sovrun.engine.views import plan_of_run, run_json, run_summary
 from sovrun.store.codec import shown
 from sovrun.store.protocol import Reads
 from sovrun.wiring import StoreAddress, open_reader
@@ -34,8 +34,9 @@ def runs(
     async def job() -> None:
         async with open_reader(StoreAddress.parse(store)) as (reader, _):
             found = await reader.runs(tenant_of(tenant), limit=limit)
+            shown = [await run_summary(reader, record) for record in found]
         if as_json:
-            print_json({"runs": [run_line(record) for record in found]})
+            print_json({"runs": shown})
             return
         if not found:
             out.print(f"no runs of tenant {tenant} yet; `sovrun run FILE` makes one")
@@ -43,12 +44,14 @@ def runs(
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("run", "dag", "status", "created", "outcome"):
             table.add_column(column, no_wrap=True)
-        for record in found:
+        for record, told in zip(found, shown, strict=True):
             head = record.head
+            unresolved = told["effectsUnresolved"]
+            more = f", effects unresolved: {unresolved}" if unresolved else ""
             table.add_row(
                 head.id,
                 escape(record.dag),
-                f"[{STYLE[head.state]}]{head.state}[/]",
+                f"[{STYLE[head.state]}]{head.state}[/]{more}",
                 time_text(record.created_us)[:19] + "Z",
                 (head.outcome or "")[:16],
             )
@@ -71,8 +74,10 @@ def show(
                 print_json(whole)
                 return
             for name, value in whole.items():
-                if name != "steps" and value is not None:
+                if name not in ("steps", "effectsUnresolved") and value is not None:
                     out.print(f"[dim]{name:<13}[/] {escape(visible(str(value)))}")
+            if whole["effectsUnresolved"]:
+                out.print(f"[yellow]effects unresolved: {whole['effectsUnresolved']}[/]")
             plan = await plan_of_run(reader, record)
             out.print(steps_table(plan, list(await reader.steps(whose, record.head.id))))
             for step in whole["steps"]:

@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
 
 from sovrun.cli.options import (
+    Adapters,
     AllowEndpoint,
     AsJson,
     DagFile,
@@ -30,13 +31,14 @@ from sovrun.core.identity import RunKey
 from sovrun.core.ids import RunId, Tenant, idempotency_key
 from sovrun.core.lifecycle import TERMINAL, Reason, State
 from sovrun.engine.handler import RunRequest
-from sovrun.engine.views import run_json, run_line
+from sovrun.engine.views import run_json, run_summary
 from sovrun.store.protocol import PRIORITY_DEFAULT, Reads, RunRecord
 from sovrun.wiring import (
     ISOLATIONS,
     SECRETS,
     StoreAddress,
     SystemIdentity,
+    adapter_settings,
     allowed_endpoints,
     local_actor,
     open_reader,
@@ -54,6 +56,7 @@ def up(
     isolation: Isolation = "sandbox",
     allow_endpoint: AllowEndpoint = None,
     secrets: Secrets = None,
+    adapters: Adapters = None,
     workers: Annotated[
         int, typer.Option("--workers", min=1, max=256, metavar="N", help="Worker processes.")
     ] = 1,
@@ -77,6 +80,8 @@ def up(
     os.environ.pop(
         SECRETS, None
     )  # passed on as options, whose paths count from here and not from a worker's directory
+    adapter_settings(adapters)  # refused here, with the same words as elsewhere
+    options += [] if adapters is None else ["--adapters", str(adapters.absolute())]
     os.execv(sys.executable, [sys.executable, "-m", "sovrun.service", *options])  # noqa: S606 -- our own module
 
 
@@ -149,7 +154,7 @@ def submit(  # noqa: PLR0913 -- one parameter per option of the command
     whose = tenant_of(tenant)
     caller = None if key is None else idempotency_key(key)
 
-    async def job() -> tuple[RunRecord, bool]:
+    async def job() -> dict[str, Any]:
         async with open_submitting(StoreAddress.parse(store)) as opened:
             dag = opened.load(file, whose)
             given = inputs_of(
@@ -158,13 +163,14 @@ def submit(  # noqa: PLR0913 -- one parameter per option of the command
             run_key = RunKey(fresh=SystemIdentity().fresh()) if caller is None else RunKey(caller=caller)
             request = RunRequest(dag, given, run_key, local_actor(), isolation, note, priority)
             submitted = await opened.submit(request)
-            return await opened.store.run(whose, submitted.run), submitted.created
+            record = await opened.store.run(whose, submitted.run)
+            return {**await run_summary(opened.store, record), "created": submitted.created}
 
-    record, created = complete(job())
+    made = complete(job())
     if as_json:
-        print_json({**run_line(record), "created": created})
+        print_json(made)
     else:
-        out.print(record.head.id, highlight=False)
+        out.print(made["runId"], highlight=False)
 
 
 def watch(

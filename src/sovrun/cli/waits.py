@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 from rich.markup import escape
 
+from sovrun.cli.commands import resolving
 from sovrun.cli.options import (
     AsJson,
     RunId,
@@ -29,10 +30,12 @@ from sovrun.cli.output import STYLE, Exit, complete, err, out, print_json, visib
 from sovrun.cli.runs import find_run
 from sovrun.core import ids
 from sovrun.core.canonical import decode, parse, sha256_hex
+from sovrun.core.commands.journal import Command
 from sovrun.core.errors import IllegalTransition, InvalidSetting, NotFound, PayloadTooLarge
 from sovrun.core.lifecycle import TERMINAL, State
 from sovrun.core.spec.model import Kind
 from sovrun.core.times import time_text
+from sovrun.engine.command_views import command_json
 from sovrun.engine.desk import Asked, Desk, Lookout, WaitView
 from sovrun.engine.views import wait_json
 from sovrun.store.protocol import Acted, Reads, RunRecord
@@ -48,6 +51,13 @@ from sovrun.wiring import (
 
 _SHOWN_MAX: Final = 300
 """Characters of what is shown in a list."""
+PARKED: Final = {
+    "absent": "the provider does not have it, and forgets what is over",
+    "contradictory": "the provider has something else under its client id",
+    "sends_exhausted": "it was sent as often as allowed, and nothing of it was found",
+    "unreachable": "the provider has not answered for a long time",
+}
+"""Why a person is asked, by the command's reason."""
 
 Shown = Annotated[
     str | None,
@@ -72,18 +82,22 @@ def waiting(*, store: StoreUrl = None, tenant: TenantName = "default", as_json: 
     whose = tenant_of(tenant)
     address = StoreAddress.parse(store)
 
-    async def job() -> list[WaitView]:
+    async def job() -> tuple[list[WaitView], list[Command]]:
         async with open_reader(address) as (reader, files):
-            return await Lookout(reader, files).waiting(whose)
+            lookout = Lookout(reader, files)
+            return await lookout.waiting(whose), await lookout.parked(whose)
 
-    views = complete(job())
+    views, parked = complete(job())
     if as_json:
-        print_json({"waits": [wait_json(view) for view in views]})
+        commands = [command_json(command) for command in parked]
+        print_json({"waits": [wait_json(view) for view in views], "commands": commands})
         return
-    if not views:
+    if not views and not parked:
         out.print(f"nothing of tenant {tenant} waits for a tool or a person")
     for view in views:
         print_wait(view, address)
+    for command in parked:
+        print_parked(command, address)
 
 
 def print_wait(view: WaitView, address: StoreAddress) -> None:
@@ -96,7 +110,24 @@ def print_wait(view: WaitView, address: StoreAddress) -> None:
     out.print(f"  since {time_text(wait.since_us)}, {until}")
     out.print(f"  shown {wait.shown}", markup=False)
     out.print(f"        {shortened(view.shown)}", markup=False)
-    out.print(f"  end the wait with: {command_of(view, address)}", markup=False)
+    if view.kind is not Kind.COMMAND:
+        out.print(f"  end the wait with: {command_of(view, address)}", markup=False)
+
+
+def print_parked(command: Command, address: StoreAddress) -> None:
+    """Show what is known of a command that nobody knows the outcome of, and how a person says what became of it."""
+    wanted = command.intention
+    out.print(
+        f"[yellow]{escape(wanted.kind)}[/] at {escape(wanted.adapter)} waits for [bold]a person's verdict[/]: "
+        f"{PARKED[command.reason or '']}"
+    )
+    sent = "never" if command.sent_us is None else time_text(command.sent_us)
+    since = "" if command.unknown_us is None else f", unknown since {time_text(command.unknown_us)}"
+    out.print(f"  sent {command.sends} times, last {sent}{since}; looked for {command.looks} times")
+    out.print(f"  client id {command.id}, key {visible(wanted.key)}", markup=False)
+    if wanted.run is not None:
+        out.print(f"  for step {wanted.step} of run {wanted.run}", markup=False)
+    out.print(f"  look at the provider, then: {resolving(command, address)}", markup=False)
 
 
 def command_of(view: WaitView, address: StoreAddress) -> str:
@@ -354,6 +385,8 @@ async def print_waits_of(lookout: Lookout, record: RunRecord, address: StoreAddr
     head = record.head
     for view in await lookout.waiting(head.tenant, head.id):
         print_wait(view, address)
+    for command in await lookout.parked(head.tenant, head.id):
+        print_parked(command, address)
     if head.reason is not None:
         out.print(f"the run waits: {head.reason}", markup=False)
     for dag in (None, record.dag):

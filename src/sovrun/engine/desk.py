@@ -14,13 +14,14 @@ import jsonschema_rs
 
 from sovrun.core.actions import Answer, CancelRun, Decide
 from sovrun.core.canonical import canonical, decode, digest_of, sha256_hex
+from sovrun.core.commands.journal import Command, CommandState
 from sovrun.core.errors import IllegalTransition, InvalidValue, NotAllowed, NotFound, PayloadTooLarge
 from sovrun.core.identity import RunKey, run_id_of, run_token
 from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant
 from sovrun.core.lanes import Limits
 from sovrun.core.lifecycle import TERMINAL, State
 from sovrun.core.plan import Plan, plan_of
-from sovrun.core.spec.model import Confirmation, Kind, StepSpec, ToolWait
+from sovrun.core.spec.model import CommandCall, Confirmation, Kind, StepSpec, ToolWait
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.core.step import Step
 from sovrun.engine.clerk import with_descendants
@@ -98,6 +99,19 @@ class Lookout:
             role = step.entry.role if isinstance(step.entry, Confirmation) else None
             views.append(WaitView(wait, step.id, step.kind, _whom(step), shown, role))
         return views
+
+    async def parked(self, tenant: Tenant, run: RunId | None = None) -> list[Command]:
+        """Return commands of whose outcome a person is asked, latest first; of one run alone when it is named."""
+        found: list[Command] = []
+        before: int | None = None
+        while True:
+            page = await self._reads.commands(
+                tenant, limit=PAGE, before=before, states={CommandState.UNKNOWN}, run=run
+            )
+            found += [command for _, command in page if command.parked]
+            if len(page) < PAGE:
+                return found
+            before = page[-1][0]
 
     async def _waits(self, tenant: Tenant) -> AsyncIterator[Wait]:
         page = await self._reads.waiting(tenant, limit=PAGE)
@@ -319,6 +333,8 @@ def _whom(step: StepSpec) -> str:
         allowed = [f"role {entry.role}"] if entry.role else []
         allowed += [entry.actor] if entry.actor else []
         return " or ".join(allowed) or "anyone who may approve"
+    if isinstance(entry, CommandCall):
+        return f"{entry.kind} at {entry.adapter}"
     return str(step.kind)
 
 

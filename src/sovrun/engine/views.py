@@ -33,7 +33,7 @@ async def run_json(store: Reads, record: RunRecord) -> dict[str, Any]:
     plan = await plan_of_run(store, record)
     note = None if record.note is None else await store.payload(head.tenant, record.note)
     return {
-        **run_line(record),
+        **await run_summary(store, record),
         "chainHead": await chain_head(store, head.tenant, head.id),
         "replayToken": await replay_token_of(store, record),
         "note": None if note is None else note.decode(errors="replace"),
@@ -44,8 +44,14 @@ async def run_json(store: Reads, record: RunRecord) -> dict[str, Any]:
     }
 
 
+async def run_summary(store: Reads, record: RunRecord) -> dict[str, Any]:
+    """Return a run without its steps, and how many of its effects nobody knows the outcome of."""
+    head = record.head
+    return {**run_line(record), "effectsUnresolved": await store.unresolved(head.tenant, head.id)}
+
+
 def run_line(record: RunRecord) -> dict[str, Any]:
-    """Return a run without its steps as the object that programs see."""
+    """Return what is recorded of a run itself."""
     head = record.head
     return {
         "runId": head.id,

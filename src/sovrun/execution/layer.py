@@ -8,9 +8,9 @@ Must not touch: what an entry of the journal may be (`core.commands`), how any p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sovrun.core.canonical import decode, sha256_hex
 from sovrun.core.commands.journal import (
@@ -68,6 +68,7 @@ from sovrun.execution.port import (
 from sovrun.execution.requests import CommandRequest, Prepared, Requests
 from sovrun.execution.sightings import Seen, look_for, recorded, resource_json
 from sovrun.ports import Clock, Identity
+from sovrun.store.journal import Intent
 from sovrun.store.payload import Payload
 from sovrun.store.protocol import Store
 
@@ -77,10 +78,24 @@ EFFECT_US: Final = 10_000_000
 """How long an effect may take to be answered."""
 TAKEOVER_US: Final = 60_000_000
 """How long after a send another process may take a command to be abandoned."""
+SEND_WITHIN_US: Final = 10_000_000
+"""How long after it asked for the entry of a send a process may still begin with it; others may take it over later."""
+FLIGHT_US: Final = SEND_WITHIN_US + 2 * EFFECT_US
+"""How long after its entry a send may still leave a process that has not noticed that another has taken it over."""
 PATIENCE_US: Final = 3_600 * 1_000_000
 UNDER_WAY_MAX: Final = 64
 STORE_RETRY_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.25
+
+
+class _Instant(NamedTuple):
+    """An instant by both clocks: the one that may be set, and the one that may stand still while the machine sleeps."""
+
+    now_us: int
+    elapsed_us: int
+
+    def longest_since_us(self, later: _Instant) -> int:
+        return max(later.now_us - self.now_us, later.elapsed_us - self.elapsed_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +110,22 @@ class CommandLayer:
     """Performs the commands of one store.
 
     Args:
-        handler: made up for this life of the process, recorded with each send.
+        alone: no other layer works on this store, so that what was sent before this one began was left by the dead, and
+            can be taken up at once. Otherwise it is taken up when its time is over, and whoever sent it may still do so.
     """
 
-    def __init__(self, store: Store, adapters: AdapterSet, clock: Clock, identity: Identity) -> None:
+    def __init__(
+        self, store: Store, adapters: AdapterSet, clock: Clock, identity: Identity, *, alone: bool = True
+    ) -> None:
         self._store = store
         self.adapters = adapters
         self._clock = clock
         self._requests = Requests(store, adapters, identity)
         self._handler = identity.fresh()
+        """Made up for this life of the process, recorded with each send."""
+        self._alone = alone
+        self._watched: dict[CommandId, tuple[int, int]] = {}
+        """Since when, by the clock that is never set, this process has seen that an earlier send had been given up."""
         self._under_way: dict[CommandId, asyncio.Task[None]] = {}
         self._told: dict[CommandId, list[asyncio.Future[None]]] = {}
         self._moved = asyncio.Event()
@@ -126,11 +148,19 @@ class CommandLayer:
         Raises: what `prepare` raises; IdempotencyKeyConflict; IdempotencyKeyInFlight when it has no outcome within
             `patience_us`; StoreUnavailable.
         """
+        intent = await self.begin(request)
+        return await self.answer(request.tenant, intent.command.id, patience_us=patience_us)
+
+    async def begin(self, request: CommandRequest) -> Intent:
+        """Journal a command, which is performed as soon as the layer runs, or find an identical one under its key.
+
+        Raises: what `prepare` raises; IdempotencyKeyConflict; StoreUnavailable.
+        """
         command = await self._requests.known(request)
-        if command is None:
-            prepared = await self.prepare(request)
-            command = (await self._store.intend(prepared.intention, payloads=(prepared.payload,))).command
-        return await self.answer(request.tenant, command.id, patience_us=patience_us)
+        if command is not None:
+            return Intent(command, created=False)
+        prepared = await self.prepare(request)
+        return await self._store.intend(prepared.intention, payloads=(prepared.payload,))
 
     async def answer(self, tenant: Tenant, command: CommandId, *, patience_us: int) -> Answered:
         """Return the recorded answer of a command once it is concluded. Raises: IdempotencyKeyInFlight, NotFound."""
@@ -166,15 +196,11 @@ class CommandLayer:
 
     async def run(self) -> None:
         """Perform what is due until stopped. What a dead process left is taken up at once."""
-        await self._persist(self._store.disown_commands)
-        while not self._stopping:
+        if self._alone:
+            await self._persist(self._store.disown_commands)
+        while True:
             self._moved.clear()
-            try:  # what is under way may still be due, for nothing of it is journalled yet
-                limit = UNDER_WAY_MAX + len(self._under_way)
-                due = await self._store.due_commands(limit, patience_us=PATIENCE_US)
-            except StoreUnavailable:
-                await asyncio.sleep(STORE_RETRY_SECONDS)
-                continue
+            due = await self._due()
             if self._stopping:
                 return
             fresh = [command for command in due if command.id not in self._under_way]
@@ -184,6 +210,16 @@ class CommandLayer:
                 task.add_done_callback(lambda _, name=command.id: self._over(name))  # type: ignore[misc]
             if due and not fresh:
                 await self._moved.wait()
+
+    async def _due(self) -> Sequence[Command]:
+        limit = UNDER_WAY_MAX + len(
+            self._under_way
+        )  # those may be due still: nothing of them is journalled yet
+        try:
+            return await self._store.due_commands(limit, patience_us=PATIENCE_US)
+        except StoreUnavailable:
+            await asyncio.sleep(STORE_RETRY_SECONDS)
+            return ()
 
     async def stop(self) -> None:
         """Begin nothing more and let what was sent have its answer. Call before the store is closed."""
@@ -218,9 +254,9 @@ class CommandLayer:
         """Take one command as far as it goes now."""
         try:
             if command.state is CommandState.INTENDED:
-                admitted = await self._admit(command)
+                admitted, begun = await self._admit(command)
                 if admitted.state is CommandState.SENT:
-                    await self._send(admitted)
+                    await self._send(admitted, begun)
             elif command.state is CommandState.SENT:
                 now_us = self._clock.now_us()
                 await self._look(await self._note(command, BecameUnknown(UnknownReason.INTERRUPTED, now_us)))
@@ -232,16 +268,20 @@ class CommandLayer:
             await asyncio.sleep(STORE_RETRY_SECONDS)  # it may be due still, and would fail again and again
             raise
 
-    async def _admit(self, command: Command) -> Command:
+    async def _admit(self, command: Command) -> tuple[Command, _Instant]:
         tenant = command.intention.tenant
 
-        async def admit() -> Command:
-            due_us = self._clock.now_us() + TAKEOVER_US
-            return await self._store.admit(tenant, command.id, handler=self._handler, due_us=due_us)
+        async def admit() -> tuple[Command, _Instant]:
+            begun = self._instant()
+            due_us = begun.now_us + TAKEOVER_US
+            return await self._store.admit(tenant, command.id, handler=self._handler, due_us=due_us), begun
 
-        admitted: Command = await self._persist(admit)
+        admitted: tuple[Command, _Instant] = await self._persist(admit)
         self._moved.set()
         return admitted
+
+    def _instant(self) -> _Instant:
+        return _Instant(self._clock.now_us(), self._clock.elapsed_us())
 
     async def _note(
         self,
@@ -268,12 +308,19 @@ class CommandLayer:
 
     # --- effects --------------------------------------------------------------------------------------------------
 
-    async def _send(self, command: Command) -> None:
-        """Call the adapter for a command that is journalled as sent, and journal what came of it."""
+    async def _send(self, command: Command, begun: _Instant) -> None:
+        """Call the adapter for a command that is journalled as sent, and journal what came of it.
+
+        Args:
+            begun: when the entry was asked for. A process that has stood still since then sends nothing any more.
+        """
         outcome: Done | Rejected
         try:
             adapter, payload = await self._adapter_and_payload(command)
         except (AdapterUnavailable, StoreUnavailable):
+            await self._became_unknown(command, UnknownReason.NOT_REACHED)
+            return
+        if begun.longest_since_us(self._instant()) > SEND_WITHIN_US:
             await self._became_unknown(command, UnknownReason.NOT_REACHED)
             return
         try:
@@ -301,7 +348,10 @@ class CommandLayer:
 
     async def _became_unknown(self, command: Command, reason: UnknownReason) -> None:
         delay_us = 0 if reason is UnknownReason.DUPLICATE else look_delay_us(0, self._rules(command))
-        await self._note(command, BecameUnknown(reason, self._clock.now_us() + delay_us))
+        given_up = self._instant()
+        noted = await self._note(command, BecameUnknown(reason, given_up.now_us + delay_us))
+        if noted.reached_us is not None and noted.reached_us != command.reached_us:
+            self._watched[command.id] = (noted.reached_us, given_up.elapsed_us)
 
     async def _confirm(
         self, command: Command, how: str, resource: Deployment | Order | Mapping[str, Any]
@@ -332,6 +382,7 @@ class CommandLayer:
 
     async def _look(self, command: Command) -> None:
         """Look for an unknown command at the provider, and do what follows from what is seen."""
+        asked = self._instant()  # what comes about while the answer is on its way is not in it
         seen = Seen(Sighting.UNREACHABLE)
         fault: Exception | None = None
         try:
@@ -342,7 +393,10 @@ class CommandLayer:
             pass
         except Exception as error:  # noqa: BLE001 -- whatever an adapter does wrong, nothing was seen
             fault = error
-        verdict = after_looking(command, seen.sighting, self._rules(command), self._clock.now_us())
+        rules = self._rules(command)
+        verdict = after_looking(command, seen.sighting, rules, asked.now_us)
+        if isinstance(verdict, Resend) and (left_us := self._left_us(command, rules, asked)) > 0:
+            verdict = LookAgain(self._clock.now_us() + left_us)
         match verdict:
             case Adopt():
                 assert seen.resource is not None  # noqa: S101 -- found
@@ -350,14 +404,29 @@ class CommandLayer:
             case Deny():
                 await self._refuse(command, "target_is_over", "what it acts on is over; it had no effect")
             case Resend():
-                due_us = self._clock.now_us() + TAKEOVER_US
-                await self._send(await self._note(command, Sent(self._handler, due_us)))
+                begun = self._instant()
+                event = Sent(self._handler, begun.now_us + TAKEOVER_US)
+                await self._send(await self._note(command, event), begun)
             case LookAgain(due_us):
                 await self._note(command, Looked(seen.sighting, due_us))
             case Park(reason, due_us):
                 await self._note(command, Parked(reason, due_us))
         if fault is not None:
             raise fault
+
+    def _left_us(self, command: Command, rules: Rules, asked: _Instant) -> int:
+        """Return for how long a send that was given up may still have an effect, as far as this process has seen time pass.
+
+        The journal's instants are of a clock that may have been set since.
+        """
+        if command.reached_us is None:
+            return 0
+        since = self._watched.get(command.id)
+        if since is None or since[0] != command.reached_us:
+            since = self._watched[command.id] = (command.reached_us, asked.elapsed_us)
+        is_over = self._alone or command.handler == self._handler
+        flight_us = 0 if is_over else FLIGHT_US
+        return since[1] + rules.deadline_us + flight_us - asked.elapsed_us
 
     def _rules(self, command: Command) -> Rules:
         wanted = command.intention

@@ -100,8 +100,7 @@ def _add_performing(parts: _Parts) -> None:
             *(tenant, body.kind, body.adapter, body.payload, actor_of(request), body.mode),
             key=key_of(request.headers),
         )
-        prepared = await layer.prepare(asked)
-        intent = await store.intend(prepared.intention, payloads=(prepared.payload,))
+        intent = await layer.begin(asked)
         name = intent.command.id
         replayed = {} if intent.created else {"Idempotent-Replayed": "true"}
         try:

@@ -15,9 +15,10 @@ from sovrun.core.identity import RunKey
 from sovrun.core.ids import Digest, RunId, StepId, Tenant, digest, idempotency_key, run_id
 from sovrun.core.lifecycle import State
 from sovrun.core.spec.normal import spec_from_normal
+from sovrun.engine.command_views import command_json
 from sovrun.engine.desk import Desk
 from sovrun.engine.handler import RunRequest, known_dag, submission_of
-from sovrun.engine.views import limits_json, queue_json, run_json, run_line, wait_json
+from sovrun.engine.views import limits_json, queue_json, run_json, run_summary, wait_json
 from sovrun.ports import Files, Identity
 from sovrun.service.callers import actor_of, tenant_of
 from sovrun.store.codec import shown
@@ -66,6 +67,7 @@ class NewRerun(_Body):
     """What of a run is to be executed again."""
 
     fromStep: str | None = None  # noqa: N815
+    repeatEffects: list[str] = Field(default_factory=list, max_length=100_000)  # noqa: N815
     idempotencyKey: str | None = None  # noqa: N815
     note: str | None = Field(default=None, max_length=16_384)
 
@@ -88,12 +90,14 @@ def router_of(store: Store, files: Files, identity: Identity, isolation: str) ->
         if submission.inputs.body is None:
             files.put(tenant, submission.inputs.digest, inputs)
         submitted = await store.submit(submission)
-        return {**run_line(await store.run(tenant, submitted.run)), "created": submitted.created}
+        made = await run_summary(store, await store.run(tenant, submitted.run))
+        return {**made, "created": submitted.created}
 
     @router.get("/runs")
     async def runs(request: Request, limit: Annotated[int, Query(ge=1, le=1_000)] = 100) -> dict[str, Any]:
         """List runs, latest first."""
-        return {"runs": [run_line(record) for record in await store.runs(tenant_of(request), limit=limit)]}
+        found = await store.runs(tenant_of(request), limit=limit)
+        return {"runs": [await run_summary(store, record) for record in found]}
 
     @router.get("/runs/{run}")
     async def one_run(run: str, request: Request) -> dict[str, Any]:
@@ -126,8 +130,9 @@ def _add_actions(router: APIRouter, store: Store, desk: Desk) -> None:
         tenant = tenant_of(request)
         key = None if body.idempotencyKey is None else idempotency_key(body.idempotencyKey)
         asked = (tenant, run_id(run), actor_of(request))
-        made = await desk.rerun(*asked, from_step=start, note=body.note, key=key)
-        return {**run_line(await store.run(tenant, made.run)), "created": made.created}
+        repeated = tuple(map(StepId, body.repeatEffects))
+        made = await desk.rerun(*asked, from_step=start, note=body.note, key=key, repeat_effects=repeated)
+        return {**await run_summary(store, await store.run(tenant, made.run)), "created": made.created}
 
     @router.post("/runs/{run}/steps/{step}/answer")
     async def answer(run: str, step: str, body: NewAnswer, request: Request) -> dict[str, Any]:
@@ -153,7 +158,11 @@ def _add_lists(router: APIRouter, store: Store, desk: Desk) -> None:
     @router.get("/waits")
     async def waits(request: Request) -> dict[str, Any]:
         """List what waits for whom, since when, until when."""
-        return {"waits": [wait_json(view) for view in await desk.waiting(tenant_of(request))]}
+        tenant = tenant_of(request)
+        return {
+            "waits": [wait_json(view) for view in await desk.waiting(tenant)],
+            "commands": [command_json(command) for command in await desk.parked(tenant)],
+        }
 
     @router.get("/queue")
     async def queue(request: Request) -> dict[str, Any]:

@@ -1,0 +1,211 @@
+"""What there is outside: adapters, resources, orders, deployments, portfolio. Nothing here changes anything.
+
+Where a server owns the store it is asked, for its settings say which adapters there are; else the adapters are read from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from sovrun.cli.command_access import is_listened_to, local_adapters
+from sovrun.cli.options import Adapters, AsJson, StoreUrl, TenantName, tenant_of
+from sovrun.cli.output import complete, out, print_json, visible
+from sovrun.core.errors import ProviderUnavailable
+from sovrun.core.ids import Tenant
+from sovrun.engine.command_views import adapter_json, recorded_json
+from sovrun.execution.adapter_set import AdapterSet
+from sovrun.execution.port import AdapterReads, Call, OutcomeUnknown
+from sovrun.execution.sightings import portfolio_json, resource_json
+from sovrun.stores.remote.rest import RestClient
+from sovrun.wiring import StoreAddress, local_actor, open_reader, socket_of
+
+AdapterName = Annotated[
+    str, typer.Argument(metavar="ADAPTER", help="Its name; `sovrun adapters` lists them.", show_default=False)
+]
+
+
+async def shown_by(
+    address: StoreAddress,
+    tenant: Tenant,
+    file: Path | None,
+    path: str,
+    look: Callable[[AdapterSet], Awaitable[dict[str, Any]]],
+) -> dict[str, Any]:
+    """Return what a server's route `path` shows, or without a server what `look` finds by the adapters of the settings.
+
+    Raises: ProviderUnavailable, AdapterUnavailable, StoreUnavailable, InvalidSetting.
+    """
+    if address.path is not None and is_listened_to(address):
+        async with RestClient(socket_of(address.path), tenant) as server:
+            told: dict[str, Any] = await server.get(path)
+            return told
+    async with local_adapters(address, file) as adapters:
+        try:
+            return await look(adapters)
+        except OutcomeUnknown as unknown:
+            raise ProviderUnavailable(str(unknown), reason=unknown.reason) from unknown
+
+
+def adapters(
+    *,
+    adapters: Adapters = None,
+    store: StoreUrl = None,
+    tenant: TenantName = "default",
+    as_json: AsJson = False,
+) -> None:
+    """List the adapters: what each knows, for which modes it is, and how long an effect may take to come about."""
+    whose = tenant_of(tenant)
+
+    async def look(known: AdapterSet) -> dict[str, Any]:
+        return {"adapters": [adapter_json(known.reads(whose, name)) for name in known.names(whose)]}
+
+    shown = complete(shown_by(StoreAddress.parse(store), whose, adapters, "/adapters", look))
+    if as_json:
+        print_json(shown)
+        return
+    table = _table("adapter", "resources", "modes", "deadline", "absence", "symbols")
+    for one in shown["adapters"]:
+        symbols = "any" if one["symbols"] is None else ", ".join(one["symbols"])
+        absence = "conclusive" if one["absenceIsConclusive"] else "a person decides"
+        deadline = f"{one['processingDeadlineSeconds']:g} s"
+        names = ", ".join([*one["resources"], *one["kinds"]])
+        table.add_row(*map(escape, (one["name"], names, ", ".join(one["modes"]), deadline, absence, symbols)))
+    out.print(table)
+
+
+def resources(
+    *,
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", metavar="A", help="Those at one adapter.")
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Those that may still change.")] = False,
+    store: StoreUrl = None,
+    tenant: TenantName = "default",
+    as_json: AsJson = False,
+) -> None:
+    """List the orders and deployments that commands have made, as they were last seen."""
+    whose = tenant_of(tenant)
+
+    async def job() -> list[dict[str, Any]]:
+        async with open_reader(StoreAddress.parse(store)) as (reader, _):
+            found = await reader.resources(whose, adapter=adapter, live=live)
+            return [recorded_json(one) for one in found]
+
+    found = complete(job())
+    if as_json:
+        print_json({"resources": found})
+        return
+    table = _table("adapter", "type", "id", "status", "command", "seen")
+    for one in found:
+        cells = (
+            one["adapter"],
+            one["type"],
+            one["id"],
+            one["status"],
+            one["commandId"][:12],
+            one["seenAt"][:19] + "Z",
+        )
+        table.add_row(*map(escape, cells))
+    out.print(table)
+
+
+def orders(
+    adapter: AdapterName,
+    *,
+    adapters: Adapters = None,
+    store: StoreUrl = None,
+    tenant: TenantName = "default",
+    as_json: AsJson = False,
+) -> None:
+    """List the orders at a provider, as it tells of them now."""
+    columns = ("id", "symbol", "side", "quantity", "filled", "price", "status")
+    address = StoreAddress.parse(store)
+    _list("orders", adapter, adapters, address, tenant_of(tenant), columns, as_json)
+
+
+def deployments(
+    adapter: AdapterName,
+    *,
+    adapters: Adapters = None,
+    store: StoreUrl = None,
+    tenant: TenantName = "default",
+    as_json: AsJson = False,
+) -> None:
+    """List the deployments at a provider, as it tells of them now."""
+    address = StoreAddress.parse(store)
+    _list(
+        "deployments",
+        adapter,
+        adapters,
+        address,
+        tenant_of(tenant),
+        ("id", "name", "status", "rawStatus"),
+        as_json,
+    )
+
+
+def _list(
+    what: str,
+    adapter: str,
+    file: Path | None,
+    address: StoreAddress,
+    tenant: Tenant,
+    columns: Sequence[str],
+    as_json: bool,  # noqa: FBT001 -- the last of them
+) -> None:
+    async def look(known: AdapterSet) -> dict[str, Any]:
+        reads, call = known.reads(tenant, adapter), Call(tenant, local_actor())
+        found = await (reads.list_orders(call) if what == "orders" else reads.list_deployments(call))
+        return {what: [resource_json(one) for one in found]}
+
+    shown = complete(shown_by(address, tenant, file, f"/adapters/{quote(adapter, safe='')}/{what}", look))
+    if as_json:
+        print_json(shown)
+        return
+    table = _table(*columns)
+    for one in shown[what]:
+        table.add_row(*(escape(visible(str(one[name] if one[name] is not None else ""))) for name in columns))
+    out.print(table)
+
+
+def portfolio(
+    adapter: AdapterName,
+    *,
+    adapters: Adapters = None,
+    store: StoreUrl = None,
+    tenant: TenantName = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Show cash and positions at a provider."""
+    whose = tenant_of(tenant)
+
+    async def look(known: AdapterSet) -> dict[str, Any]:
+        reads: AdapterReads = known.reads(whose, adapter)
+        return portfolio_json(await reads.portfolio(Call(whose, local_actor())))
+
+    address = StoreAddress.parse(store)
+    shown = complete(
+        shown_by(address, whose, adapters, f"/adapters/{quote(adapter, safe='')}/portfolio", look)
+    )
+    if as_json:
+        print_json(shown)
+        return
+    table = _table("what", "name", "amount")
+    for what, amounts in (("cash", shown["cash"]), ("position", shown["positions"])):
+        for name, amount in amounts.items():
+            table.add_row(what, escape(visible(name)), amount)
+    out.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table

@@ -89,6 +89,8 @@ class ScriptedProvider:
     forgets: bool = False
     name: str = "scripted"
     down: bool = False
+    blind: bool = False
+    """It finds nothing, and does not say that it may."""
     find_is_broken: bool = False
     effects: list[tuple[str, str]] = field(default_factory=list)
     """Kind and client id of everything that ever happened."""
@@ -247,11 +249,11 @@ class ScriptedProvider:
 
     async def find_order(self, _call: Call, client_id: str) -> Order | None:
         await self._look()
-        return None if self.forgets else self.orders.get(client_id)
+        return None if self.forgets or self.blind else self.orders.get(client_id)
 
     async def find_deployment(self, _call: Call, client_id: str) -> Deployment | None:
         await self._look()
-        return None if self.forgets else self.deployments.get(client_id)
+        return None if self.forgets or self.blind else self.deployments.get(client_id)
 
     async def find_performed(self, _call: Call, _kind: str, client_id: str) -> Mapping[str, Any] | None:
         await self._look()

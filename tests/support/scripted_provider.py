@@ -116,8 +116,10 @@ class ScriptedProvider:
         )
 
     def happened(self) -> Counter[str]:
-        """Return how often each client id had an effect."""
-        self._settle()
+        """Return how often each client id had an effect, also those that are still to come about."""
+        late, self._late = self._late, []
+        for _, effect in late:
+            effect()
         return Counter(client_id for _, client_id in self.effects)
 
     def sends(self, client_id: str) -> int:

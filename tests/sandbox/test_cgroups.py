@@ -106,7 +106,9 @@ def test_limits_of_version_2_are_written_and_the_whole_group_is_killed_at_once(t
     assert (tmp_path / "m" / "memory.oom.group").read_text() == "1"
     assert (tmp_path / "p" / "pids.max").read_text() == "20"
     assert group.watch_memory() is None
-    assert len(group.entries) == 2
+    group.begin_entering([os.getpid()])
+    assert group.finish_entering([os.getpid()]) == []
+    assert {(tmp_path / name / "cgroup.procs").read_text() for name in "mp"} == {str(os.getpid())}
 
 
 def test_what_version_2_counts_is_read(tmp_path: Path) -> None:

@@ -91,8 +91,7 @@ class Attempt:
         self._group = self._hub.groups.make(
             str(self.ident), {"memory": limits["memory"], "processes": limits["processes"] + 1}
         )
-        groups = () if self._group is None else self._group.entries
-        wanted = launch.order(self._hub.bwrap, self._hub.frame, self._task, self.uid, groups)
+        wanted = launch.order(self._hub.bwrap, self._hub.frame, self._task, self.uid)
         self._oom_kills = oom_kills()
         with ExitStack() as theirs, ExitStack() as ours:
             numbers = self._open(wanted.options, theirs, ours)
@@ -200,6 +199,8 @@ class Attempt:
             with suppress(ProcessLookupError):
                 self._init_pidfd = os.pidfd_open(pid)
                 self._init = pid
+                if self._group is not None:
+                    self._group.begin_entering((self._outer, pid))
 
     def _on_control(self, data: bytes) -> None:
         try:
@@ -276,7 +277,8 @@ class Attempt:
             problems.append("its work directory belongs to somebody else")
         if self.uid is None:  # root has set the number of files, see `launch.stage`
             self._places = watch.held(process, WRITABLE)
-        if self._group is not None and not self._group.holds(self._init):
+        processes = (self._outer, *watch.descendants(self._init))
+        if self._group is not None and self._group.finish_entering(processes):
             problems.append("it is not in its control group")
         return problems
 

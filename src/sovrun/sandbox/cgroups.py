@@ -2,7 +2,7 @@
 
 Owns: finding each controller, which may be in version 1 on one machine, in version 2 on another and in both on a third;
 one group for each running step, nested in the supervisor's own, so that limits from outside go on to hold.
-Must not touch: processes; who is in a group is decided by the launcher, which enters it before bubblewrap starts.
+Must not touch: when a step may begin; until it does, its processes may be outside of their group.
 Standard library only.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +133,8 @@ class Group:
     def __init__(self, folders: Mapping[str, tuple[int, Path]], limits: Mapping[str, int]) -> None:
         self._folders = folders
         self.entries = tuple(sorted({str(folder / _ENTRIES) for _, folder in folders.values()}))
-        """Files into which a process writes 0 to enter."""
+        """Files into which the number of a process is written to move it in."""
+        self._mover = 0
         for _, folder in folders.values():
             folder.mkdir(exist_ok=True)
         if "memory" in folders:
@@ -171,9 +172,35 @@ class Group:
             os.close(source)
         return alarm
 
-    def holds(self, pid: int) -> bool:
-        """Return whether a process is in every group."""
-        return all(str(pid) in _text(Path(entries)).split() for entries in self.entries)
+    def begin_entering(self, pids: Sequence[int]) -> None:
+        """Move processes into the groups, in a process of its own, for the kernel may let it wait for milliseconds."""
+        self._mover = os.fork()
+        if self._mover == 0:
+            try:
+                self._move(pids)
+            finally:
+                os._exit(0)
+
+    def finish_entering(self, pids: Sequence[int]) -> list[int]:
+        """Move those that came to life meanwhile as well; return which of `pids` are not in every group after all."""
+        self._await_mover()
+        self._move(self._missing(pids))
+        return self._missing(pids)
+
+    def _await_mover(self) -> None:
+        if self._mover > 0:
+            os.waitpid(self._mover, 0)
+            self._mover = 0
+
+    def _missing(self, pids: Sequence[int]) -> list[int]:
+        found = [set(map(int, _text(Path(entries)).split())) for entries in self.entries]
+        return [pid for pid in pids if not all(pid in inside for inside in found)]
+
+    def _move(self, pids: Sequence[int]) -> None:
+        for entries in self.entries:
+            for pid in pids:
+                with suppress(OSError):  # it has ended, or is seen to be missing
+                    Path(entries).write_text(str(pid))
 
     def cpu_us(self) -> int | None:
         """Return the processor time of all its processes, dead ones too, in microseconds; None when nobody counts."""
@@ -201,7 +228,8 @@ class Group:
         return bool("pids" in self._folders and _counter(folder / "pids.events", "max"))
 
     def remove(self) -> None:
-        """Remove it; a group whose processes are not quite gone is left to `Groups.sweep`."""
+        """Remove it; a group whose processes are not quite gone is left to the next supervisor."""
+        self._await_mover()
         for folder in {folder for _, folder in self._folders.values()}:
             with suppress(OSError):
                 folder.rmdir()

@@ -171,7 +171,6 @@ class Order:
         sources: what has to be staged, in the order of `staged`; empty for an ordinary user.
         rooms: what may be written; root makes them, for an ordinary user bubblewrap does.
         uid: host user id to drop to; None for an ordinary user, who stays.
-        groups: files into which to write 0 to enter the control groups.
         fixed_addresses: without randomisation of the address space.
         read_only: directories inside in which nothing may be created.
     """
@@ -182,14 +181,11 @@ class Order:
     sources: tuple[str, ...]
     rooms: tuple[Room, ...]
     uid: int | None
-    groups: tuple[str, ...]
     fixed_addresses: bool
     read_only: tuple[str, ...]
 
 
-def order(
-    bwrap: str, frame: Mapping[str, Any], task: Mapping[str, Any], uid: int | None, groups: tuple[str, ...]
-) -> Order:
+def order(bwrap: str, frame: Mapping[str, Any], task: Mapping[str, Any], uid: int | None) -> Order:
     """Return how to start the sandbox of one step.
 
     Args:
@@ -197,7 +193,6 @@ def order(
         task: the step: `code` (path or None), `files` (path by digest), `limits`, `files_max`, `epoch`,
             `network` (routes), `trusted` (directories of certificates), `reproducible`.
         uid: host user id to drop to, or None.
-        groups: of the step, see `Order`.
     """
     binds = [(source, inside) for source, inside in frame["binds"]]
     if task["code"] is not None:
@@ -229,7 +224,6 @@ def order(
         sources=tuple(sources),
         rooms=rooms,
         uid=uid,
-        groups=groups,
         fixed_addresses=task["reproducible"],
         read_only=("/", "/dev", *(inside for source, inside in binds if Path(source).is_dir())),
     )
@@ -281,15 +275,6 @@ def _is_system(path: str) -> bool:
     return path.startswith(("/usr/", "/etc/", "/lib", "/bin", "/sbin")) or path == "/usr"
 
 
-def enter(groups: Sequence[str]) -> None:
-    """Enter control groups, and with this process whatever it becomes and starts. Raises: NotLaunched."""
-    for entries in groups:
-        try:
-            Path(entries).write_text("0")
-        except OSError as error:
-            raise NotLaunched(f"control group: {entries}: {error.strerror}") from None
-
-
 def fix_addresses() -> None:
     """Have whatever this process becomes and starts laid out in memory the same way each time. Raises: NotLaunched."""
     if _libc.personality(_ADDR_NO_RANDOMIZE) < 0:
@@ -314,7 +299,6 @@ def launch(wanted: Order, descriptors: Mapping[int, int], parent: int) -> NoRetu
     complain = descriptors[2]
     try:
         os.setsid()
-        enter(wanted.groups)
         if wanted.uid is not None:
             stage(wanted.sources, wanted.rooms, wanted.uid)
             drop_to(wanted.uid)

@@ -49,11 +49,6 @@ _TABLE: Final = (
         "run Sovrun as an ordinary user, or give the container CAP_SYS_ADMIN",
     ),
     (
-        ("control group",),
-        "the step's control group cannot be entered",
-        "delegate the control group in the message to the user that runs Sovrun",
-    ),
-    (
         ("fixed addresses",),
         "reproducible mode is forbidden here: addresses cannot be fixed",
         "allow personality(ADDR_NO_RANDOMIZE, 0x40000) in the container's seccomp profile",

@@ -27,6 +27,7 @@ from sovrun.bench.workloads import ENTRY, chain, noop, wide
 from sovrun.engine.engine import Engine
 from sovrun.engine.handler import KnownDag
 from sovrun.execution.adapter_set import PAPER_ALONE
+from sovrun.execution.drift import DriftWatch
 from sovrun.sandbox.in_process import InProcessExecutor
 from sovrun.service.app import create_app
 from sovrun.service.server import serving
@@ -101,7 +102,8 @@ async def measure(rate: float, repeats: int, folder: Path) -> dict[str, Any]:
         specs = {"one": chain(1), "three": chain(3), "chain": chain(100), "wide": wide(1_000)}
         dags = {name: await bench.prepare(spec) for name, spec in specs.items()}
         commands = open_commands(store, PAPER_ALONE)
-        app = create_app(store, files, SystemIdentity(), commands, isolation="in-process")
+        watch = DriftWatch(store, commands.adapters)
+        app = create_app(store, files, SystemIdentity(), commands, watch, isolation="in-process")
         async with serving(app, folder / "s"):
             for dag in dags.values():
                 await bench.run(dag)  # plans are compiled once

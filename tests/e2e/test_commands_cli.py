@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from support.cli import Done, sovrun, write_dag
-from support.up import up
+from support.up import until, up
 
 BUY = ("symbol=ACME", "side=buy", "type=market")
 ORDER = ("command", "order.place", "--adapter", "paper", *BUY)
@@ -199,6 +199,43 @@ def test_a_dead_servers_socket_does_not_keep_anybody_from_commands() -> None:
         assert server.socket.exists()
         assert server.do(*ORDER, "quantity=2", "--key", "k", "--json").code == 0
         assert server.do("portfolio", "paper", "--json").json["positions"] == {"ACME": "2"}
+
+
+# --- drift ------------------------------------------------------------------------------------------------------------
+
+
+THIN = ("command", "order.place", "--adapter", "paper", "symbol=THIN")
+FILLS_ITSELF = (
+    (*THIN, "side=buy", "quantity=2", "price=99.8", "--key", "rests"),
+    (*THIN, "side=buy", "quantity=2", "type=market", "--key", "position"),
+    (*THIN, "side=sell", "quantity=2", "price=99.8", "--key", "meets the first"),
+)
+
+
+def test_what_went_on_by_itself_is_noticed_when_asked(desk: Desk) -> None:
+    rests, *_ = [desk.ask(*order)["resource"] for order in FILLS_ITSELF]
+    assert rests["status"] == "pending"
+    assert desk.ask("drift") == {"drifts": []}
+    found = desk.ask("drift", "--now")
+    assert [(one["adapter"], one["compared"], one["unreachable"]) for one in found["comparisons"]] == [
+        ("paper", 1, None)
+    ]
+    (drift,) = found["drifts"]
+    assert (drift["resourceId"], drift["previous"], drift["provider"], drift["resolution"]) == (
+        *(rests["id"], "pending", "filled", "progressed"),
+    )
+    assert "progressed" in desk.tell("drift", "--now").out
+    assert len(desk.ask("drift")["drifts"]) == 1
+    assert desk.ask("resources", "--live") == {"resources": []}
+
+
+def test_a_server_notices_by_itself() -> None:
+    with up(more=("--drift-every", "1s")) as server:
+        for order in FILLS_ITSELF:
+            assert server.do(*order).code == 0
+        drifts = until(lambda: server.do("drift", "--json").json["drifts"], "the difference")
+        assert [one["resolution"] for one in drifts] == ["progressed"]
+        assert server.do("drift", "--now", "--json").json["comparisons"][0]["drifts"] == []
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------

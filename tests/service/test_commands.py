@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -379,3 +380,24 @@ async def test_limits_of_an_adapter_are_set_shown_and_kept_to(server: Served) ->
     assert (await ask(server, key='"c"')).json()["gate"] == "count"
     wrong = await server.client.put(path, json={"perYear": 1}, headers=HEADERS)
     require_problem(wrong, 400, "invalid_setting")
+
+
+async def test_drift_is_listed_and_looked_for(server: Served) -> None:
+    await ask(server, RESTING)
+    compared = (await server.client.post("/api/v1/drifts", headers=HEADERS)).json()["comparisons"]
+    assert compared == [{"adapter": "paper", "compared": 1, "unreachable": None, "drifts": []}]
+    (kept,) = await server.owner.resources(TENANT)
+    await server.owner.note_drifts([], seen=[replace(kept, status="cancelled", live=False)])
+    ((found,),) = [
+        one["drifts"]
+        for one in (await server.client.post("/api/v1/drifts", headers=HEADERS)).json()["comparisons"]
+    ]
+    assert (found["previous"], found["provider"], found["resolution"]) == (
+        "cancelled",
+        "pending",
+        "contradicts",
+    )
+    (listed,) = (await server.client.get("/api/v1/drifts", headers=HEADERS)).json()["drifts"]
+    assert {**listed, "timestamp": None} == found
+    other = await server.client.get("/api/v1/drifts", headers={"X-Tenant-Id": "globex"})
+    assert other.json() == {"drifts": []}

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from sovrun.core.commands.journal import Command, CommandEvent, CommandId
 from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
 from sovrun.execution.adapter_set import PAPER_ALONE, AdapterSet
+from sovrun.execution.drift import DriftWatch
 from sovrun.execution.layer import CommandLayer
 from sovrun.service.app import create_app
 from sovrun.service.server import serving
@@ -102,7 +103,8 @@ async def served(folder: Path, clock: SetClock) -> AsyncIterator[Served]:
     owner = SqliteStore.open_owner(fresh_file(folder), clock)
     identity = SetIdentity()
     layer = CommandLayer(owner, AdapterSet.open(PAPER_ALONE, ledger=owner, clock=clock), clock, identity)
-    app = create_app(owner, FileStore(folder / "files"), identity, layer, isolation="in-process")
+    watch = DriftWatch(owner, layer.adapters)
+    app = create_app(owner, FileStore(folder / "files"), identity, layer, watch, isolation="in-process")
     with TemporaryDirectory(prefix="sovrun-") as short:  # a socket's path must be short, and pytest's are not
         socket = Path(short) / "s"
         async with serving(app, socket), _client(socket) as client:

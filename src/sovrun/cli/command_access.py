@@ -18,8 +18,9 @@ import httpx
 from sovrun.core.canonical import decode
 from sovrun.core.errors import IdempotencyKeyInFlight, InvalidSetting, NotAllowed, StoreOwned
 from sovrun.core.ids import Tenant
-from sovrun.engine.command_views import command_json
+from sovrun.engine.command_views import command_json, comparison_json
 from sovrun.execution.adapter_set import AdapterSet
+from sovrun.execution.drift import DriftWatch
 from sovrun.execution.layer import CommandLayer, CommandRequest
 from sovrun.store.journal import JournalReads
 from sovrun.stores.remote.rest import RestClient
@@ -127,6 +128,31 @@ async def _perform_there(place: Path, request: CommandRequest, wait_us: int) -> 
                 waited = await server.send("GET", f"/commands/{name}/answer", query={"wait": seconds})
                 return Concluded(waited.content)
         return UnderWay(await server.get(f"/commands/{name}"))
+
+
+async def compare(address: StoreAddress, tenant: Tenant, adapters: Path | None) -> list[dict[str, Any]]:
+    """Compare a tenant's providers with what is recorded, here or where the store's server is.
+
+    Raises: StoreOwned, StoreUnavailable, InvalidSetting.
+    """
+    settings = adapter_settings(adapters)
+    try:
+        store = SqliteStore.open_owner(file_of(address), SystemClock())
+    except StoreOwned:
+        if not is_served(address):
+            raise
+        async with RestClient(socket_of(file_of(address)), tenant) as server:
+            told: list[dict[str, Any]] = (await server.send("POST", "/drifts")).json()["comparisons"]
+            return told
+    try:
+        layer = open_commands(store, settings)
+        try:
+            compared = await DriftWatch(store, layer.adapters).compare_tenant(tenant)
+        finally:
+            await layer.adapters.close()
+    finally:
+        await store.close()
+    return [comparison_json(one) for one in compared]
 
 
 def quoted(key: str) -> str:

@@ -18,6 +18,7 @@ from sovrun.cli.options import (
     AsJson,
     StoreUrl,
     TenantName,
+    duration_of,
     pair_of,
     same_store,
     tenant_of,
@@ -30,7 +31,6 @@ from sovrun.core.commands.journal import UNRESOLVED, Command, CommandId, Command
 from sovrun.core.commands.model import KINDS, PAYLOAD_MAX
 from sovrun.core.errors import InvalidCommand, InvalidSetting, NotFound
 from sovrun.core.ids import Tenant, run_id
-from sovrun.core.spec.units import duration_us
 from sovrun.core.times import time_text
 from sovrun.engine.command_desk import CommandDesk, Verdict
 from sovrun.engine.command_views import command_json, whole_command_json
@@ -100,7 +100,7 @@ def command(  # noqa: PLR0913 -- one parameter per option of the command
     request = CommandRequest(
         *(whose, kind, adapter, payload_of(kind, members or (), payload), local_actor(), mode), key=key
     )
-    wait_us = 0 if no_wait else _wait_us(wait)
+    wait_us = 0 if no_wait else duration_of(wait, "--wait")
     answer = complete(perform(address, request, wait_us=wait_us, adapters=adapters))
     raise typer.Exit(_show(answer, address, whose, as_json=as_json))
 
@@ -113,13 +113,6 @@ def _schema_of(kind: str) -> dict[str, Any]:
             kind=kind,
         )
     return dict(KINDS[kind].schema)
-
-
-def _wait_us(text: str) -> int:
-    try:
-        return duration_us(text)
-    except ValueError as error:
-        raise InvalidSetting(f"--wait {text[:40]!r} {error}", hint="write 10s, or --no-wait") from None
 
 
 def payload_of(kind: str, members: Sequence[str], file: Path | None) -> dict[str, Any]:

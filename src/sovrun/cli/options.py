@@ -16,6 +16,7 @@ import typer
 from sovrun.core.canonical import parse
 from sovrun.core.errors import InvalidSetting, InvalidValue, PayloadTooLarge
 from sovrun.core.ids import Tenant, tenant
+from sovrun.core.spec.units import duration_us
 from sovrun.engine.desk import NOTE_MAX
 from sovrun.store.protocol import INLINE_MAX
 from sovrun.stores.files import FileStore
@@ -140,6 +141,14 @@ def value_of(text: str, schema: Any) -> Any:
         return parse(text)
     except InvalidValue:
         return text
+
+
+def duration_of(text: str, option: str) -> int:
+    """Return a duration in microseconds. Raises: InvalidSetting."""
+    try:
+        return duration_us(text)
+    except ValueError as error:
+        raise InvalidSetting(f"{option} {text[:40]!r} {error}", hint="write it as 10s or 5m") from None
 
 
 def note_of(text: str | None) -> str | None:

@@ -14,12 +14,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from sovrun.cli.command_access import is_listened_to, local_adapters
+from sovrun.cli.command_access import compare, is_listened_to, local_adapters
 from sovrun.cli.options import Adapters, AsJson, StoreUrl, TenantName, tenant_of
-from sovrun.cli.output import complete, out, print_json, visible
+from sovrun.cli.output import Exit, complete, err, out, print_json, visible
 from sovrun.core.errors import ProviderUnavailable
 from sovrun.core.ids import Tenant
-from sovrun.engine.command_views import adapter_json, recorded_json
+from sovrun.engine.command_views import adapter_json, drift_json, recorded_json
 from sovrun.execution.adapter_set import AdapterSet
 from sovrun.execution.port import AdapterReads, Call, OutcomeUnknown
 from sovrun.execution.sightings import portfolio_json, resource_json
@@ -202,6 +202,42 @@ def portfolio(
         for name, amount in amounts.items():
             table.add_row(what, escape(visible(name)), amount)
     out.print(table)
+
+
+def drift(
+    *,
+    now: Annotated[
+        bool, typer.Option("--now", help="Compare the providers with what is recorded first.")
+    ] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many, latest first.")] = 20,
+    adapters: Adapters = None,
+    store: StoreUrl = None,
+    tenant: TenantName = "default",
+    as_json: AsJson = False,
+) -> None:
+    """List the differences between what is recorded of live resources and what their providers say."""
+    whose, address = tenant_of(tenant), StoreAddress.parse(store)
+
+    async def job() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        compared = await compare(address, whose, adapters) if now else []
+        async with open_reader(address) as (reader, _):
+            return compared, [drift_json(one) for one in await reader.drifts(whose, limit=limit)]
+
+    compared, drifts = complete(job())
+    unreachable = [one for one in compared if one["unreachable"] is not None]
+    if as_json:
+        print_json({"drifts": drifts, **({"comparisons": compared} if now else {})})
+    else:
+        table = _table("adapter", "type", "resource", "recorded", "provider", "resolution", "noticed")
+        for one in drifts:
+            states = (one["previous"] or "-", one["provider"] or "-")
+            cells = (one["adapter"], one["type"], visible(one["resourceId"]), *states, one["resolution"])
+            table.add_row(*map(escape, cells), one["timestamp"][:19] + "Z")
+        out.print(table)
+        for one in unreachable:
+            err.print(f"{one['adapter']} could not be compared: {visible(one['unreachable'])}", markup=False)
+    if unreachable:
+        raise typer.Exit(Exit.ENVIRONMENT)
 
 
 def _table(*columns: str) -> Table:

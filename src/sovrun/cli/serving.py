@@ -21,6 +21,7 @@ from sovrun.cli.options import (
     Secrets,
     StoreUrl,
     TenantName,
+    duration_of,
     inputs_of,
     tenant_of,
 )
@@ -50,13 +51,21 @@ from sovrun.wiring import (
 LOOK_SECONDS: Final = 0.2
 
 
-def up(
+def up(  # noqa: PLR0913 -- one parameter per option of the command
     *,
     store: StoreUrl = None,
     isolation: Isolation = "sandbox",
     allow_endpoint: AllowEndpoint = None,
     secrets: Secrets = None,
     adapters: Adapters = None,
+    drift_every: Annotated[
+        str,
+        typer.Option(
+            "--drift-every",
+            metavar="TIME|none",
+            help="How often providers are compared with what is recorded.",
+        ),
+    ] = "60s",
     workers: Annotated[
         int, typer.Option("--workers", min=1, max=256, metavar="N", help="Worker processes.")
     ] = 1,
@@ -82,6 +91,11 @@ def up(
     )  # passed on as options, whose paths count from here and not from a worker's directory
     adapter_settings(adapters)  # refused here, with the same words as elsewhere
     options += [] if adapters is None else ["--adapters", str(adapters.absolute())]
+    options += (
+        []
+        if drift_every == "none"
+        else ["--drift-every", str(duration_of(drift_every, "--drift-every") / 1e6)]
+    )
     os.execv(sys.executable, [sys.executable, "-m", "sovrun.service", *options])  # noqa: S606 -- our own module
 
 

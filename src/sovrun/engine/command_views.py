@@ -13,6 +13,7 @@ from sovrun.core.commands.journal import Command, CommandRecord
 from sovrun.core.ids import Digest, Tenant
 from sovrun.core.times import time_text
 from sovrun.engine.command_desk import EVERYBODY
+from sovrun.execution.drift import Comparison
 from sovrun.execution.port import AdapterReads
 from sovrun.store.journal import Drift, Resource
 from sovrun.store.protocol import Reads
@@ -113,7 +114,7 @@ def recorded_json(resource: Resource) -> dict[str, Any]:
 
 
 def drift_json(drift: Drift) -> dict[str, Any]:
-    """Return a difference between what is recorded and what the provider says."""
+    """Return a difference between what is recorded and what the provider says; one that was just found has no time yet."""
     return {
         "adapter": drift.adapter,
         "type": drift.kind,
@@ -121,7 +122,17 @@ def drift_json(drift: Drift) -> dict[str, Any]:
         "previous": drift.previous,
         "provider": drift.provider,
         "resolution": drift.resolution,
-        "timestamp": time_text(drift.time_us),
+        "timestamp": _time(drift.time_us or None),
+    }
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """Return what a comparison of a provider with the records showed; its differences are those that are news."""
+    return {
+        "adapter": comparison.adapter,
+        "compared": comparison.compared,
+        "unreachable": comparison.unreachable,
+        "drifts": [drift_json(drift) for drift in comparison.drifts],
     }
 
 

@@ -12,6 +12,7 @@ from typing import Final, Self
 from sovrun.core.ids import Digest, WorkerId
 from sovrun.engine.clerk import Clerk
 from sovrun.engine.command_steps import CommandSteps
+from sovrun.execution.drift import DriftWatch
 from sovrun.execution.layer import CommandLayer
 from sovrun.ports import Files
 from sovrun.store.protocol import Store
@@ -19,13 +20,31 @@ from sovrun.store.protocol import Store
 LEASE_US: Final = 15_000_000
 """How long a worker may be silent before its leases are taken back."""
 REAP_SECONDS: Final = 2.5
+DRIFT_SECONDS: Final = 60.0
+"""How often providers are compared with what is recorded."""
 
 
 class Hub:
     """Keeps an owned store going. Entering takes back every lease, since nobody of before is alive or will be heard."""
 
-    def __init__(self, store: Store, files: Files, environment: Digest, commands: CommandLayer) -> None:
-        """Args: environment: of the workers, see `Clerk`; commands: performs the commands of this store."""
+    def __init__(
+        self,
+        store: Store,
+        files: Files,
+        environment: Digest,
+        commands: CommandLayer,
+        watch: DriftWatch,
+        *,
+        drift_seconds: float | None = DRIFT_SECONDS,
+    ) -> None:
+        """Make a hub of its parts.
+
+        Args:
+            environment: of the workers, see `Clerk`; commands: performs the commands of this store.
+            watch: compares its providers with what is recorded, every `drift_seconds`; None means never.
+        """
+        self._watch = watch
+        self._drift_seconds = drift_seconds
         self._store = store
         self._commands = commands
         self._clerk = Clerk(store, files, environment, CommandSteps(store, commands))
@@ -35,7 +54,9 @@ class Hub:
 
     async def __aenter__(self) -> Self:
         self.resumed = await self._store.recover()
-        work = (self._clerk.run(), self._commands.run(), self._reap())
+        work = [self._clerk.run(), self._commands.run(), self._reap()]
+        if self._drift_seconds is not None:
+            work.append(self._watch.run(self._drift_seconds))
         self._tasks = [asyncio.create_task(one) for one in work]
         return self
 

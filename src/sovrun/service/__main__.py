@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--allow-endpoint", action="append", default=[])
     parser.add_argument("--secrets", action="append", default=[])
     parser.add_argument("--adapters")
+    parser.add_argument("--drift-every", type=float)
     told = parser.parse_args()
     try:
         address = StoreAddress.parse(told.store)
@@ -35,6 +36,7 @@ def main() -> None:
             tuple(told.allow_endpoint),
             tuple(told.secrets),
             None if told.adapters is None else Path(told.adapters),
+            told.drift_every,
         )
         asyncio.run(up(settings))
     except SovrunError as error:

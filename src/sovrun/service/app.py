@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sovrun import __version__
 from sovrun.core.errors import IdempotencyKeyInFlight, SovrunError
+from sovrun.execution.drift import DriftWatch
 from sovrun.execution.layer import CommandLayer
 from sovrun.ports import Files, Identity
 from sovrun.service import commands, logs, resources, verbs
@@ -25,18 +26,25 @@ HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "payload_
 
 
 def create_app(
-    store: Store, files: Files, identity: Identity, layer: CommandLayer, *, isolation: str
+    store: Store,
+    files: Files,
+    identity: Identity,
+    layer: CommandLayer,
+    watch: DriftWatch,
+    *,
+    isolation: str,
 ) -> FastAPI:
     """Return the application over an owned store.
 
     Args:
-        layer: performs the commands of the store; isolation: of the workers beside it.
+        layer: performs the commands of the store; watch: compares its providers with what is recorded.
+        isolation: of the workers beside it.
     """
     app = FastAPI(title="Sovrun", version=__version__, docs_url=None, redoc_url=None)
     app.include_router(verbs.router_of(store))
     app.include_router(resources.router_of(store, files, identity, isolation))
     app.include_router(logs.router_of(store, files))
-    app.include_router(commands.router_of(store, layer))
+    app.include_router(commands.router_of(store, layer, watch))
 
     @app.get("/api/v1/health")
     async def health() -> dict[str, str]:

@@ -21,10 +21,13 @@ from sovrun.engine.command_views import (
     adapter_json,
     adapter_limits_json,
     command_json,
+    comparison_json,
+    drift_json,
     recorded_json,
     switch_json,
     whole_command_json,
 )
+from sovrun.execution.drift import DriftWatch
 from sovrun.execution.layer import Answered, CommandLayer, CommandRequest
 from sovrun.execution.port import Call, OutcomeUnknown
 from sovrun.execution.sightings import portfolio_json, resource_json
@@ -76,13 +79,18 @@ class _Parts:
     desk: CommandDesk
 
 
-def router_of(store: Store, layer: CommandLayer) -> APIRouter:
-    """Return the routes of commands. Args: layer: performs the commands of the store."""
+def router_of(store: Store, layer: CommandLayer, watch: DriftWatch) -> APIRouter:
+    """Return the routes of commands.
+
+    Args:
+        layer: performs the commands of the store; watch: compares its providers with what is recorded.
+    """
     parts = _Parts(APIRouter(prefix="/api/v1", tags=["commands"]), store, layer, CommandDesk(store))
     _add_performing(parts)
     _add_commands(parts)
     _add_guards(parts)
     _add_reads(parts)
+    _add_drift(parts.router, store, watch)
     return parts.router
 
 
@@ -251,6 +259,20 @@ def _add_reads(parts: _Parts) -> None:
         """List what the tenant's commands have made, as it was last seen."""
         found = await store.resources(tenant_of(request), adapter=adapter, live=live)
         return {"resources": [recorded_json(resource) for resource in found]}
+
+
+def _add_drift(router: APIRouter, store: Store, watch: DriftWatch) -> None:
+    @router.get("/drifts")
+    async def drifts(request: Request, limit: Annotated[int, Query(ge=1, le=1_000)] = 100) -> dict[str, Any]:
+        """List the differences between records and providers, latest first."""
+        found = await store.drifts(tenant_of(request), limit=limit)
+        return {"drifts": [drift_json(drift) for drift in found]}
+
+    @router.post("/drifts")
+    async def compare(request: Request) -> dict[str, Any]:
+        """Compare the tenant's providers with what is recorded now."""
+        compared = await watch.compare_tenant(tenant_of(request))
+        return {"comparisons": [comparison_json(one) for one in compared]}
 
 
 async def answered(read: Awaitable[Found], adapter: str) -> Found:

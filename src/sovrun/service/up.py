@@ -20,7 +20,8 @@ from typing import Final
 
 from sovrun.core.errors import InvalidSetting, StoreUnavailable
 from sovrun.core.ids import WorkerId
-from sovrun.engine.hub import Hub
+from sovrun.engine.hub import DRIFT_SECONDS, Hub
+from sovrun.execution.drift import DriftWatch
 from sovrun.sandbox.environment import environment_digest
 from sovrun.service.app import create_app
 from sovrun.service.server import serving
@@ -48,6 +49,7 @@ class UpSettings:
         workers: worker processes; slots: steps at a time in each.
         grace_seconds: how long steps may go on after the server was told to stop.
         adapters: the file of the adapters' settings.
+        drift_seconds: how often providers are compared with what is recorded; None means never.
         allow: the operator's list of endpoints; secrets: where the values of secrets are, never a value.
     """
 
@@ -59,6 +61,7 @@ class UpSettings:
     allow: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     adapters: Path | None = None
+    drift_seconds: float | None = DRIFT_SECONDS
 
 
 async def up(settings: UpSettings) -> None:
@@ -73,8 +76,10 @@ async def up(settings: UpSettings) -> None:
     store = SqliteStore.open_owner(path, SystemClock())
     files = files_of(path)
     commands = open_commands(store, adapter_settings(settings.adapters))
-    async with Hub(store, files, environment_digest(), commands) as hub:
-        app = create_app(store, files, SystemIdentity(), commands, isolation=settings.isolation)
+    watch = DriftWatch(store, commands.adapters)
+    hub_of = Hub(*(store, files, environment_digest(), commands, watch), drift_seconds=settings.drift_seconds)
+    async with hub_of as hub:
+        app = create_app(store, files, SystemIdentity(), commands, watch, isolation=settings.isolation)
         async with serving(app, socket_of(path)), _workers(settings, hub):
             _say(f"serving {settings.address} at {socket_of(path)} with {settings.workers} workers")
             if hub.resumed:

@@ -163,7 +163,17 @@ class Journal(JournalReads, Protocol):
         """Set what a tenant may do through an adapter."""
 
     async def note_drifts(self, drifts: Sequence[Drift], *, seen: Sequence[Resource] = ()) -> None:
-        """Record differences, and resources as they were just seen."""
+        """Record differences, and resources as they were just seen.
+
+        A resource that names by `seen_us` with which record it was compared is left as it is when that has been seen again
+        since; 0 stands for any.
+        """
+
+    async def providers(self) -> Sequence[tuple[Tenant, str]]:
+        """Return the tenants and adapters through which anything was ever made, in order; for the owner."""
+
+    async def last_drift(self, tenant: Tenant, adapter: str, kind: str, resource: str) -> Drift | None:
+        """Return the difference that was recorded last about a resource."""
 
     async def append(self, tenant: Tenant, name: str, at: int, entry: bytes) -> bool:
         """See `execution.port.Ledger`."""

@@ -271,6 +271,8 @@ class MemoryJournal:
     def _see(self, resource: Resource) -> None:
         name = (resource.tenant, resource.adapter, resource.kind, resource.id)
         known = self._resources.get(name)
+        if known is not None and resource.seen_us not in (0, known.seen_us):
+            return
         made_by = resource.command if known is None else known.command
         self._resources[name] = replace(resource, command=made_by, seen_us=self._clock.now_us())
 
@@ -279,6 +281,16 @@ class MemoryJournal:
         self._drifts.extend(replace(drift, time_us=self._clock.now_us()) for drift in drifts)
         for resource in seen:
             self._see(resource)
+
+    async def providers(self) -> Sequence[tuple[Tenant, str]]:
+        """See `Journal.providers`."""
+        return sorted({(tenant, adapter) for tenant, adapter, _, _ in self._resources})
+
+    async def last_drift(self, tenant: Tenant, adapter: str, kind: str, resource: str) -> Drift | None:
+        """See `Journal.last_drift`."""
+        name = (tenant, adapter, kind, resource)
+        found = [one for one in self._drifts if (one.tenant, one.adapter, one.kind, one.resource) == name]
+        return found[-1] if found else None
 
     async def append(self, tenant: Tenant, name: str, at: int, entry: bytes) -> bool:
         """See `Ledger.append`."""

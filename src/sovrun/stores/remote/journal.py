@@ -84,6 +84,15 @@ class RemoteJournal:
         """See `Journal.note_drifts`."""
         await self._call("note_drifts", drifts=drifts, seen=seen)
 
+    async def providers(self) -> Sequence[tuple[Tenant, str]]:
+        """Return nothing: the owner compares."""
+        return ()
+
+    async def last_drift(self, tenant: Tenant, adapter: str, kind: str, resource: str) -> Drift | None:
+        """Refuse: the owner compares."""
+        del tenant, adapter, kind, resource
+        raise NotAllowed("providers are compared by the process that owns the store")
+
     async def append(self, tenant: Tenant, name: str, at: int, entry: bytes) -> bool:
         """Refuse: effects are the owner's."""
         del tenant, name, at, entry

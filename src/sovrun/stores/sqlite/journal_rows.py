@@ -65,7 +65,8 @@ SELECT_LIMITS_OF: Final = "SELECT limits FROM adapter_limit WHERE tenant = ? AND
 UPSERT_RESOURCE: Final = """
 INSERT INTO resource (tenant, adapter, kind, id, command, status, raw, body, live, seen_us)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, adapter, kind, id) DO UPDATE
-SET status = excluded.status, raw = excluded.raw, body = excluded.body, live = excluded.live, seen_us = excluded.seen_us"""
+SET status = excluded.status, raw = excluded.raw, body = excluded.body, live = excluded.live, seen_us = excluded.seen_us
+WHERE ? IN (0, seen_us)"""
 SELECT_RESOURCES: Final = """
 SELECT tenant, adapter, kind, id, command, status, raw, body, live, seen_us FROM resource
 WHERE tenant = ?1 AND (?2 IS NULL OR adapter = ?2) AND (?3 = 0 OR live = 1) ORDER BY adapter, kind, id"""
@@ -78,6 +79,19 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 SELECT_DRIFTS: Final = """
 SELECT tenant, adapter, kind, resource, previous, provider, resolution, time_us FROM drift
 WHERE tenant = ? ORDER BY key DESC LIMIT ?"""
+
+SELECT_LAST_DRIFT: Final = """
+SELECT tenant, adapter, kind, resource, previous, provider, resolution, time_us FROM drift
+WHERE tenant = ? AND adapter = ? AND kind = ? AND resource = ? ORDER BY key DESC LIMIT 1"""
+SELECT_PROVIDERS: Final = """
+WITH RECURSIVE provider (tenant, adapter) AS (
+    SELECT * FROM (SELECT tenant, adapter FROM resource ORDER BY tenant, adapter LIMIT 1)
+    UNION ALL
+    SELECT r.tenant, r.adapter FROM provider p JOIN resource r ON r.rowid = (
+        SELECT rowid FROM resource WHERE (tenant, adapter) > (p.tenant, p.adapter) ORDER BY tenant, adapter LIMIT 1)
+)
+SELECT tenant, adapter FROM provider ORDER BY tenant, adapter"""
+"""It hops from pair to pair: what it costs grows with the pairs and not with the resources."""
 
 COUNT_ENTRIES: Final = "SELECT count(*) FROM ledger WHERE tenant = ? AND name = ?"
 INSERT_ENTRY: Final = """
@@ -174,10 +188,10 @@ def limits_of(text: str) -> AdapterLimits:
 
 
 def resource_columns(resource: Resource, now_us: int) -> tuple[Any, ...]:
-    """Return a resource as its columns, seen now."""
+    """Return a resource as its columns, seen now, and with which record it was compared."""
     return (
         *(resource.tenant, resource.adapter, resource.kind, resource.id, resource.command, resource.status),
-        *(resource.raw, resource.body, resource.live, now_us),
+        *(resource.raw, resource.body, resource.live, now_us, resource.seen_us),
     )
 
 

@@ -80,6 +80,15 @@ class JournalStore(JournalReader):
         """See `Journal.note_drifts`."""
         await self._ask(NoteDrifts(drifts, seen))
 
+    async def providers(self) -> Sequence[tuple[Tenant, str]]:
+        """See `Journal.providers`."""
+        return [(Tenant(tenant), adapter) for tenant, adapter in self._read(sql.SELECT_PROVIDERS)]
+
+    async def last_drift(self, tenant: Tenant, adapter: str, kind: str, resource: str) -> Drift | None:
+        """See `Journal.last_drift`."""
+        found = self._read(sql.SELECT_LAST_DRIFT, (tenant, adapter, kind, resource))
+        return sql.drift_of(found[0]) if found else None
+
     async def append(self, tenant: Tenant, name: str, at: int, entry: bytes) -> bool:
         """See `Ledger.append`."""
         return cast("bool", await self._ask(Append(tenant, name, at, entry)))

@@ -115,6 +115,7 @@ _STATEMENTS = (
         time_us INTEGER NOT NULL
     ) STRICT
     """,
+    "CREATE INDEX drift_of ON drift (tenant, adapter, kind, resource, key)",
     """
     CREATE TABLE ledger (
         tenant TEXT NOT NULL,

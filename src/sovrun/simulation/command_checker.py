@@ -326,14 +326,21 @@ def _steps(views: Mapping[str, _View], runs: Sequence[History]) -> Iterator[Viol
     """A step and its command agree, in every history of a run."""
     by_step = {(view.intended.get("runId"), view.intended.get("stepId")): view for view in views.values()}
     for history in runs:
+        run = history.entries[0].run
+        asked = any(view.parked for view in views.values() if view.intended.get("runId") == run)
+        if history.entries[-1].type not in _RUN_ENDS and not asked:
+            yield Violation("progress", run, 0, f"it is left at {history.entries[-1].type}")
         for step in history.spec.steps:
             if step.kind != "command":
                 continue
             entries = [entry for entry in history.entries if _concerns(entry, step.id)]
-            view = by_step.get((history.entries[0].run, step.id))
+            view = by_step.get((run, step.id))
             text = _disagreement(entries, view)
             if text is not None:
-                yield Violation("step", history.entries[0].run, entries[-1].sequence, f"{step.id}: {text}")
+                yield Violation("step", run, 0, f"{step.id}: {text}")
+
+
+_RUN_ENDS: Final = frozenset({"run.completed", "run.failed", "run.cancelled"})
 
 
 def _concerns(entry: Entry, step: str) -> bool:
@@ -341,6 +348,8 @@ def _concerns(entry: Entry, step: str) -> bool:
 
 
 def _disagreement(entries: Sequence[Entry], view: _View | None) -> str | None:
+    if not entries:
+        return None if view is None else "it has a command, and no history"
     end = entries[-1]
     waited = [entry for entry in entries if "commandId" in entry.data]
     if view is None:

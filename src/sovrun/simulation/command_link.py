@@ -84,11 +84,9 @@ class Life:
 class LinkedStore:
     """The store as one life of an engine reaches it: the verbs of the journal, and the reads."""
 
-    def __init__(self, store: Store, life: Life, *, shared: bool, told: Callable[[Command], None]) -> None:
-        """Args: shared: others use the store, too, so that nobody can say that no handler is alive."""
+    def __init__(self, store: Store, life: Life, *, told: Callable[[Command], None]) -> None:
         self._store = store
         self._life = life
-        self._shared = shared
         self._told = told
 
     def __getattr__(self, name: str) -> Any:
@@ -165,11 +163,6 @@ class LinkedStore:
         body = await self._store.payload(tenant, digest)
         await self._stall()
         return body
-
-    async def disown_commands(self) -> int:
-        """See `Journal.disown_commands`."""
-        await self._require()
-        return 0 if self._shared else await self._store.disown_commands()
 
     async def due_commands(self, limit: int, *, patience_us: int = 0) -> Sequence[Command]:
         """See `Journal.due_commands`."""

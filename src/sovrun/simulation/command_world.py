@@ -103,10 +103,12 @@ class Engine:
 
     def __init__(self, world: CommandWorld) -> None:
         self.life = Life(world.clock, world.trouble, world.bury)
-        store = cast("Store", LinkedStore(world.store, self.life, shared=world.shared, told=world.note_entry))
+        store = cast("Store", LinkedStore(world.store, self.life, told=world.note_entry))
         self._store = store
         adapters = {name: LinkedAdapter(name, one, self.life) for name, one in world.providers.items()}
-        self.layer = CommandLayer(store, AdapterSet(adapters), world.clock, world.names)
+        self.layer = CommandLayer(
+            store, AdapterSet(adapters), world.clock, world.names, alone=not world.shared
+        )
         self._clerk = Clerk(store, NoFiles(), SimulatedExecutor.environment, CommandSteps(store, self.layer))
 
     def begin(self, world: CommandWorld) -> None:
@@ -118,7 +120,7 @@ class Engine:
         while True:
             with suppress(StoreUnavailable):
                 await self._clerk.work_off(await self._store.pending(_CLERK_BATCH))
-            await asyncio.sleep(2)
+            await asyncio.sleep(4)
 
 
 class CommandWorld:
@@ -247,7 +249,9 @@ class CommandWorld:
         self.hire()
 
     async def _is_over(self) -> bool:
-        if self.callers.open or len(self._dags) < self.settings.runs or await self.store.unfinished():
+        if self.callers.open or len(self._dags) < self.settings.runs:
+            return False
+        if await self.store.unfinished() and not self.people.absent:
             return False
         for tenant in TENANTS:
             for _, command in await self.store.commands(tenant, limit=10_000):
@@ -275,7 +279,7 @@ class CommandWorld:
         while True:
             for lease in await self.store.claim(WORKER, 8):
                 await self.store.commit([await attempts.execute(lease)], worker=WORKER)
-            await asyncio.sleep(1)
+            await asyncio.sleep(3)
 
     # --- what befalls it ----------------------------------------------------------------------------------------------
 
@@ -298,10 +302,11 @@ class CommandWorld:
             await asyncio.sleep(self.rng.uniform(5, 300))
             if len(self.engines) >= LIVES_MAX:
                 continue
-            if self.shared:
-                if self.trouble.happens(CommandFault.SECOND_LAYER, 0.5):
-                    self.hire()
-            elif self.trouble.happens(CommandFault.ZOMBIE, 0.3):
+            if not self.shared:
+                continue
+            if self.trouble.happens(CommandFault.SECOND_LAYER, 0.4):
+                self.hire()
+            elif self.trouble.happens(CommandFault.ZOMBIE, 0.4):
                 for engine in self.engines:
                     engine.life.fenced = True
                 self.hire()

@@ -13,11 +13,21 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from sovrun.core.commands.journal import BecameUnknown, CommandId, UnknownReason
-from sovrun.core.errors import InvalidIdentifier
+from sovrun.core.commands.journal import (
+    BecameUnknown,
+    CommandId,
+    Confirmed,
+    Refused,
+    ResendWanted,
+    UnknownReason,
+)
+from sovrun.core.errors import IllegalTransition, InvalidIdentifier, InvalidValue
 from sovrun.core.events import ENGINE
+from sovrun.core.ids import Digest, Tenant
 from sovrun.execution.port import Call
 from sovrun.service.idempotency import key_of
+from sovrun.store.journal import Resource
+from sovrun.stores.remote.store import RemoteStore
 from support.clock import START_US, SetClock
 from support.requests import ACTOR, TENANT
 from support.served import Served, served
@@ -345,6 +355,45 @@ async def test_nobody_decides_on_what_is_not_unknown(idle: Served) -> None:
     await idle.owner.admit(TENANT, CommandId(name), handler="h", due_us=LATER_US)
     require_problem(await say(idle, name, "confirmed"), 409, "illegal_transition")
     assert [one["state"] for one in await journal(idle)] == ["sent"]
+
+
+async def test_only_a_persons_word_concludes_a_command_from_outside_and_only_an_unknown_one(
+    idle: Served,
+) -> None:
+    name = CommandId((await ask(idle, wait=0)).json()["commandId"])
+    sent = await idle.owner.admit(TENANT, name, handler="h", due_us=LATER_US)
+    client = RemoteStore(idle.socket)
+    digest = Digest("0" * 64)
+    for event, error in (
+        (Confirmed("answered", digest, "o"), InvalidValue),
+        (Refused("gate", "rate", digest, "rate"), InvalidValue),
+        (Confirmed("person", digest, "o"), IllegalTransition),
+        (Refused("person", "resolved_by_person", digest), IllegalTransition),
+        (ResendWanted(digest), IllegalTransition),
+    ):
+        with pytest.raises(error):
+            await client.note(TENANT, name, sent.revision, event, actor=ACTOR)
+    assert await idle.owner.command(TENANT, name) == sent
+    unknown = BecameUnknown(UnknownReason.TIMEOUT, LATER_US)
+    known = await idle.owner.note(TENANT, name, sent.revision, unknown, actor=ENGINE)
+    theirs = Resource(Tenant("globex"), "paper", "order", "o", name, "pending", "", b"{}", live=True)
+    with pytest.raises(InvalidIdentifier):
+        await client.note(
+            TENANT, name, known.revision, Confirmed("person", digest, "o"), actor=ACTOR, resource=theirs
+        )
+    switch = {
+        "class": "Switch",
+        "tenant": "globex",
+        "tripped": True,
+        "actor": "x",
+        "rationale": digest,
+        "time_us": 0,
+    }
+    answer = await idle.client.post(
+        "/api/v1/engine/move_switch", json={"switch": switch, "payloads": []}, headers=HEADERS
+    )
+    require_problem(answer, 400, "invalid_identifier")
+    await client.close()
 
 
 async def move(server: Served, **body: Any) -> httpx.Response:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import httpx
 from fastapi import FastAPI
 
-from sovrun.core.commands.journal import Command, CommandEvent, CommandId
+from sovrun.core.commands.journal import PERSON, Command, CommandEvent, CommandId
 from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
 from sovrun.execution.adapter_set import PAPER_ALONE, AdapterSet
 from sovrun.execution.drift import DriftWatch
@@ -70,7 +70,8 @@ class NearOwner(RemoteStore):
         payloads: Sequence[Payload] = (),
         resource: Resource | None = None,
     ) -> Command:
-        note = super().note if isinstance(event, PersonsVerdict) else self._owner.note
+        persons = isinstance(event, PersonsVerdict) and getattr(event, "how", PERSON) == PERSON
+        note = super().note if persons else self._owner.note
         return await note(tenant, command, revision, event, actor=actor, payloads=payloads, resource=resource)
 
     async def due_commands(self, limit: int, *, patience_us: int = 0) -> Sequence[Command]:

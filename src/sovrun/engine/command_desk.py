@@ -12,6 +12,7 @@ from typing import Final
 from sovrun.core.canonical import canonical, decode, sha256_hex
 from sovrun.core.commands.gates import AdapterLimits, Switch
 from sovrun.core.commands.journal import (
+    PERSON,
     Command,
     CommandEvent,
     CommandId,
@@ -85,9 +86,9 @@ class CommandDesk:
             return known
         event: CommandEvent
         if verdict is Verdict.CONFIRMED:
-            event = Confirmed("person", answer.digest, resource)
+            event = Confirmed(PERSON, answer.digest, resource)
             return await self._note(known, event, actor, answer, _recorded(known, resource))
-        event = Refused("person", BY_PERSON, answer.digest)
+        event = Refused(PERSON, BY_PERSON, answer.digest)
         return await self._note(known, event, actor, answer)
 
     async def _note(

@@ -14,19 +14,23 @@ from fastapi.responses import JSONResponse
 from sovrun.core.actions import Action, Answer, CancelRun, Decide
 from sovrun.core.canonical import canonical, parse, sha256_hex
 from sovrun.core.commands.gates import Switch
-from sovrun.core.commands.journal import Intention
+from sovrun.core.commands.journal import PERSON, Confirmed, Intention, Refused
 from sovrun.core.errors import InvalidIdentifier, InvalidValue, NotFound
 from sovrun.core.identity import dag_version, run_id_of
 from sovrun.core.ids import Actor, Tenant
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.service.callers import actor_of, tenant_of
+from sovrun.store.journal import Drift, Resource
 from sovrun.store.payload import Payload
 from sovrun.store.protocol import Governance, Registration, Report, Store, Submission
 from sovrun.stores.remote.store import PATIENCE_MAX_US
 from sovrun.stores.remote.values import from_json, to_json
 from sovrun.stores.remote.verbs import VERBS
 
-_NAMING_A_TENANT: Final = (Registration, Submission, Governance, Intention, *get_args(Action))
+_NAMING_A_TENANT: Final = (
+    *(Registration, Submission, Governance, Intention, Resource, Drift),
+    *get_args(Action),
+)
 _AT_MOST: Final = {"patience_us": PATIENCE_MAX_US, "limit": 10_000, "slots": 1_024}
 """Larger numbers than these mean these."""
 _NAMED: Final[Mapping[str, AbstractSet[str]]] = {
@@ -74,6 +78,7 @@ async def _arguments(verb: str, request: Request) -> dict[str, Any]:
     for name, value in arguments.items():
         _require_tenant(value, tenant)
         _require_true(value)
+        _require_person(value)
         if name in _AT_MOST:
             arguments[name] = min(value, _AT_MOST[name])
     if "actor" in arguments:
@@ -94,8 +99,16 @@ def _signed(value: Any, actor: Actor) -> Any:
 
 def _require_tenant(value: Any, tenant: Tenant) -> None:
     """Refuse a request for another tenant; workers' leases and reports are of all tenants."""
-    if isinstance(value, _NAMING_A_TENANT) and value.tenant != tenant:
-        raise InvalidIdentifier("the request names another tenant than X-Tenant-Id")
+    for item in value if isinstance(value, list) else [value]:
+        named = isinstance(item, _NAMING_A_TENANT) or (isinstance(item, Switch) and item.tenant is not None)
+        if named and item.tenant != tenant:
+            raise InvalidIdentifier("the request names another tenant than X-Tenant-Id")
+
+
+def _require_person(value: Any) -> None:
+    """Refuse to conclude a command otherwise than by a person's word: what a provider said, the owner notes itself."""
+    if isinstance(value, Confirmed | Refused) and value.how != PERSON:
+        raise InvalidValue(f"a command is concluded here by a {PERSON} only, not as {value.how!r:.40}")
 
 
 def _require_true(value: Any) -> None:

@@ -169,7 +169,11 @@ events: st.SearchStrategy[CommandEvent] = st.one_of(
         Confirmed, st.sampled_from(["answered", "found", "person"]), digests, st.none() | st.just("o-1")
     ),
     st.builds(
-        Refused, st.sampled_from(["gate", "answered"]), st.just("no"), digests, st.none() | st.just("rate")
+        Refused,
+        st.sampled_from(["gate", "answered", "person"]),
+        st.just("no"),
+        digests,
+        st.none() | st.just("rate"),
     ),
     st.builds(BecameUnknown, st.sampled_from(UnknownReason), soon),
     st.builds(Looked, st.sampled_from(["absent", "unreachable"]), soon),
@@ -181,7 +185,8 @@ events: st.SearchStrategy[CommandEvent] = st.one_of(
 
 def may(command: Command, event: CommandEvent) -> bool:
     """Say from the table above whether an entry may follow."""
-    if type(event) in {type(each) for each in WITHIN_UNKNOWN}:
+    by_a_person = getattr(event, "how", None) == "person"
+    if by_a_person or type(event) in {type(each) for each in WITHIN_UNKNOWN}:
         return command.state is UNKNOWN
     target = next(state for state, each in EVENTS.items() if type(each) is type(event))
     return TABLE[command.state][list(CommandState).index(target)]

@@ -311,6 +311,8 @@ def record_of(command: Command, event: CommandEvent, actor: Actor, now_us: int) 
     )
 
 
+PERSON: Final = "person"
+"""How a command was concluded that a person has decided on: the only conclusion from outside the command layer."""
 _TARGET: Final[Mapping[type, CommandState]] = {
     Sent: CommandState.SENT,
     Confirmed: CommandState.CONFIRMED,
@@ -332,6 +334,11 @@ def evolve_command(command: Command, event: CommandEvent, now_us: int) -> Comman
     if target is not None and target not in MOVES[command.state]:
         raise IllegalTransition(
             f"command {command.id} is {command.state}; it cannot become {target}", state=command.state
+        )
+    if getattr(event, "how", None) == PERSON and command.state is not CommandState.UNKNOWN:
+        raise IllegalTransition(
+            f"command {command.id} is {command.state}; a person decides only what is unknown",
+            state=command.state,
         )
     if target is None and command.state is not CommandState.UNKNOWN:
         raise IllegalTransition(

@@ -6,7 +6,7 @@ Owns: `RemoteStore`. Where the link breaks, the outcome of a write is unknown, w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -75,9 +75,7 @@ class RemoteStore(RemoteJournal):
             over.set_result(None)
 
     async def _sent(self, verb: str, arguments: Mapping[str, Any]) -> Any:
-        tenant = arguments.get("tenant") or next(
-            (value.tenant for value in arguments.values() if getattr(value, "tenant", None)), _NO_TENANT
-        )
+        tenant = arguments.get("tenant") or next(_tenants(arguments.values()), _NO_TENANT)
         body = {name: to_json(value) for name, value in arguments.items()}
         try:
             answer = await self._client.post(
@@ -225,6 +223,14 @@ class RemoteStore(RemoteJournal):
         if self._under_way:
             await asyncio.wait(self._under_way)
         await self._client.aclose()
+
+
+def _tenants(values: Iterable[Any]) -> Iterator[Tenant]:
+    """Yield the tenants that are named by arguments, or by what they list."""
+    for value in values:
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(named := getattr(item, "tenant", None), str):
+                yield Tenant(named)
 
 
 def error_of(answer: httpx.Response) -> SovrunError:

@@ -140,7 +140,8 @@ class Owner:
     @property
     def pending(self) -> int:
         """How many steps wait for the engine itself."""
-        if self._stale:  # the transaction that counted them failed, and there may be no other that looks again
+        # The transaction that counted them may have failed, and there may be no other that looks again.
+        if self._stale:
             self._pending = rows.one(self._connection, rows.COUNT_PENDING)
         return self._pending
 

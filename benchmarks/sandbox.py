@@ -60,19 +60,31 @@ def executing(executor: SandboxExecutor, code: Path) -> Variant:
     return execute
 
 
-async def measure(rounds: int, seed: int) -> dict[str, dict[str, float]]:
+def kinds(heavy: str) -> dict[str, SandboxSettings]:
+    """Return the settings of each variant of a step."""
+    return {
+        "cold": SandboxSettings(control_groups=False),
+        "coldWithControlGroups": SandboxSettings(),
+        "warm": SandboxSettings(control_groups=False, warm=True),
+        "warmWithControlGroups": SandboxSettings(warm=True),
+        "warmHeavy": SandboxSettings(control_groups=False, warm=True, warm_modules=(heavy,)),
+    }
+
+
+async def measure(rounds: int, seed: int, heavy: str) -> dict[str, dict[str, float]]:
     """Return median, tenth and 99th percentile in milliseconds of each variant, and its ratios."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)  # noqa: ASYNC240 -- nothing else runs yet
         (folder / "work.py").write_text("def run(n):\n    return n\n")
         executors = {
-            title: await SandboxExecutor.open(folder / title, SandboxSettings(control_groups=groups))
-            for title, groups in (("cold", False), ("coldWithControlGroups", True))
+            title: await SandboxExecutor.open(folder / title, settings)
+            for title, settings in kinds(heavy).items()
         }
         variants: dict[str, Variant] = {
             "bareSpawn": spawning("/bin/true"),
             "bareInterpreter": spawning(sys.executable, "-I", "-c", "pass"),
+            "bareInterpreterHeavy": spawning(sys.executable, "-I", "-c", f"import {heavy}"),
             **{title: executing(executor, folder) for title, executor in executors.items()},
         }
         times: dict[str, list[float]] = {title: [] for title in variants}
@@ -106,5 +118,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=100, help="half of how often each variant is timed")
     parser.add_argument("--seed", type=int, default=1, help="of the order")
+    parser.add_argument("--heavy", default="pydantic", help="module that a template preloads")
     options = parser.parse_args()
-    print(json.dumps(asyncio.run(measure(options.rounds, options.seed)), indent=2))
+    print(json.dumps(asyncio.run(measure(options.rounds, options.seed, options.heavy)), indent=2))

@@ -64,6 +64,9 @@ UNCOUNTED_MEMORY: Final[Mapping[str, tuple[int, int]]] = {
 }  # fmt: skip
 """Memory that belongs to no process, so that no limit of a process covers it; a control group does."""
 
+TEMPLATES_OWN: Final = ("mount", "move_mount")
+"""What a template may do that no step may, beside the making of namespaces."""
+
 EXAMINED: Final[Mapping[str, tuple[int, int]]] = {
     "clone": (56, 220), "clone3": (435, 435), "unshare": (272, 97), "personality": (135, 92), "socket": (41, 198),
     "socketpair": (53, 199), "ioctl": (16, 29),
@@ -141,11 +144,13 @@ class Program:
         return distance
 
 
-def assemble(architecture: str, *, memory_is_counted: bool) -> bytes:
+def assemble(architecture: str, *, memory_is_counted: bool, for_template: bool = False) -> bytes:
     """Return one filter.
 
     Args:
         architecture: a key of `ARCHITECTURES`.
+        for_template: allow what a template needs to make a step's namespaces and mounts; the step has the filter
+            without it on top.
         memory_is_counted: a control group counts all memory, so that memory outside of processes may be allowed.
     """
     column = list(ARCHITECTURES).index(architecture)
@@ -160,19 +165,24 @@ def assemble(architecture: str, *, memory_is_counted: bool) -> bytes:
     tables: list[Mapping[str, Sequence[int | None]]] = (
         [DENIED] if memory_is_counted else [DENIED, UNCOUNTED_MEMORY]
     )
-    denied = sorted(row[column] for table in tables for row in table.values() if row[column] is not None)
+    denied = sorted(
+        row[column]
+        for table in tables
+        for name, row in table.items()
+        if row[column] is not None and not (for_template and name in TEMPLATES_OWN)
+    )
     for position, number in enumerate(denied):
         program.when(_JUMP_EQUAL, number, "deny", "allow" if position == len(denied) - 1 else None)
-    _examine(program)
+    _examine(program, 0 if for_template else NAMESPACES)
     for result in _RESULTS:
         program.label(result)
         program.answer(result)
     return program.assemble()
 
 
-def _examine(program: Program) -> None:
-    """Add what looks at arguments."""
-    for name, mask in (("clone", NAMESPACES), ("unshare", NAMESPACES | CLONE_NEWTIME)):
+def _examine(program: Program, namespaces: int) -> None:
+    """Add what looks at arguments. Args: namespaces: those that may not be made, as flags."""
+    for name, mask in (("clone", namespaces), ("unshare", namespaces | CLONE_NEWTIME)):
         program.label(name)
         program.load(_ARGUMENTS)
         program.when(_JUMP_ANY_BIT, mask, "deny", "allow")
@@ -195,9 +205,11 @@ def _one_of(program: Program, values: Sequence[int], then: str, otherwise: str) 
 def all_filters() -> dict[str, bytes]:
     """Return every shipped file by its name."""
     return {
-        f"{architecture}-{variant}.bpf": assemble(architecture, memory_is_counted=variant == "counted")
+        f"{architecture}-{variant}.bpf": assemble(
+            architecture, memory_is_counted=variant == "counted", for_template=variant == "template"
+        )
         for architecture in ARCHITECTURES
-        for variant in ("counted", "uncounted")
+        for variant in ("counted", "uncounted", "template")
     }
 
 

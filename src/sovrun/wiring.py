@@ -38,7 +38,7 @@ from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.in_process import InProcessExecutor
 from sovrun.sandbox.network import AllowedEndpoint, parse_allowed
 from sovrun.sandbox.secrets import SecretSource, SecretSources, parse_source, require_outside
-from sovrun.sandbox.settings import SandboxSettings
+from sovrun.sandbox.settings import SandboxSettings, parse_warm
 from sovrun.store.memory import MemoryStore
 from sovrun.store.protocol import Store, Submitted
 from sovrun.stores.files import FileStore, ScratchFiles
@@ -222,7 +222,9 @@ async def open_executor(
     sources = SecretSources(secrets)
     if isolation == "sandbox":
         caps = parse_caps(os.environ.get(STEP_LIMITS, ""))
-        sandbox = await SandboxExecutor.open(spool, SandboxSettings(endpoints=endpoints, caps=caps))
+        warm, modules = parse_warm(os.environ)
+        chosen = SandboxSettings(endpoints=endpoints, caps=caps, warm=warm, warm_modules=modules)
+        sandbox = await SandboxExecutor.open(spool, chosen)
         return CarefulExecutor(sandbox, sources)
     if isolation == "in-process":
         return CarefulExecutor(InProcessExecutor(spool=spool, slots=slots), sources)

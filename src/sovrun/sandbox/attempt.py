@@ -50,6 +50,9 @@ class Attempt:
         uid: host user id to run as; None when the supervisor is an ordinary user.
     """
 
+    is_warm = False
+    """Whether its processes are clones of a template, whose user they have."""
+
     def __init__(
         self, hub: Hub, ident: int, task: Mapping[str, Any], parts: list[bytes], uid: int | None
     ) -> None:
@@ -102,6 +105,7 @@ class Attempt:
             ours.pop_all()
         self._outer_pidfd = os.pidfd_open(self._outer)
         self._watch_streams()
+        self._hub.watch(self._outer_pidfd, self._on_outer_exit)
         self.deadline = time.monotonic() + self._hub.handshake_s
         setup = {
             "limits": self._limits_inside(),
@@ -152,7 +156,6 @@ class Attempt:
         for name, descriptor in self._streams.items():
             os.set_blocking(descriptor, False)
             self._hub.watch(descriptor, lambda name=name: self._on_stream(name))  # type: ignore[misc]
-        self._hub.watch(self._outer_pidfd, self._on_outer_exit)
         alarm = None if self._group is None else self._group.watch_memory()
         if alarm is not None:
             self._alarm = alarm
@@ -258,6 +261,9 @@ class Attempt:
         task = {name: self._task[name] for name in ("kind", "entry", "output_max", "secrets")}
         self._send({**task, "files": sorted(self._task["files"])}, *self._parts)
 
+    def _processes(self) -> list[int]:
+        return [self._outer, *watch.descendants(self._init)]
+
     def _outside_problems(self) -> list[str]:
         """Return what the host sees of the sandbox that must not be, and hold on to its work directory."""
         if self._init < 0:
@@ -267,18 +273,13 @@ class Attempt:
         status = Path(process, "status").read_text()
         uids = next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:]
         problems = [f"its host user ids are {uids}"] if set(uids) != {str(user)} or user == 0 else []
-        problems += [
-            f"its {space} namespace is ours"
-            for space in _SPACES
-            if _namespace(self._init, space) == _namespace("self", space)
-        ]
+        problems += [f"its {space} namespace is ours" for space in watch.shared_spaces(self._init, "self")]
         self._work = os.open(f"{process}/root{WORK}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if os.fstat(self._work).st_uid != user:
             problems.append("its work directory belongs to somebody else")
         if self.uid is None:  # root has set the number of files, see `launch.stage`
             self._places = watch.held(process, WRITABLE)
-        processes = (self._outer, *watch.descendants(self._init))
-        if self._group is not None and self._group.finish_entering(processes):
+        if self._group is not None and self._group.finish_entering(self._processes()):
             problems.append("it is not in its control group")
         return problems
 
@@ -332,6 +333,9 @@ class Attempt:
                 os.kill(self._collector, signal.SIGKILL)
         if self._network is not None:
             self._network.cut()
+        self._kill_processes()
+
+    def _kill_processes(self) -> None:
         if self._init_pidfd >= 0:
             _kill(self._init_pidfd)  # the first process of a pid namespace takes all others with it
         if self._status is None:
@@ -482,14 +486,9 @@ class Attempt:
         self._hub.done(self, head, b"" if verdict else output, self._log.taken())
 
 
-def _namespace(pid: int | str, space: str) -> int:
-    return Path(f"/proc/{pid}/ns/{space}").stat().st_ino
-
-
 _MEMORY_GONE: Final = (
     "the step's processes together ran out of memory (resources.memory); files that they write count as well"
 )
-_SPACES: Final = ("user", "mnt", "pid", "net", "ipc", "uts")
 
 
 def _kill(pidfd: int) -> None:

@@ -172,14 +172,18 @@ class Group:
             os.close(source)
         return alarm
 
-    def begin_entering(self, pids: Sequence[int]) -> None:
-        """Move processes into the groups, in a process of its own, for the kernel may let it wait for milliseconds."""
+    def begin_entering(self, pids: Sequence[int]) -> int:
+        """Move processes into the groups, in a process of its own, for the kernel may let it wait for milliseconds.
+
+        Returns: that process, for which `finish_entering` waits.
+        """
         self._mover = os.fork()
         if self._mover == 0:
             try:
                 self._move(pids)
             finally:
                 os._exit(0)
+        return self._mover
 
     def finish_entering(self, pids: Sequence[int]) -> list[int]:
         """Move those that came to life meanwhile as well; return which of `pids` are not in every group after all."""

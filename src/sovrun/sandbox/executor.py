@@ -83,6 +83,7 @@ def limits_of(resources: Resources) -> dict[str, int]:
 def request_of(task: Task, routes: Sequence[Route] = ()) -> dict[str, Any]:
     """Return a task as the supervisor takes it; its arguments and the values of its secrets travel beside it."""
     return {
+        "tenant": str(task.tenant),
         "kind": task.kind.value,
         "entry": task.entry,
         "code": None if task.code is None else str(task.code),
@@ -152,7 +153,7 @@ class SandboxExecutor:
         self._spool = spool.resolve()
         self._settings = settings
         self._frame_folder = Path(mkdtemp(prefix="frame-", dir=self._spool))
-        self._frame = make_frame(self._frame_folder)
+        self._frame = make_frame(self._frame_folder, warm=settings.warm)
         self._link: _Link | None = None
         self._starting = asyncio.Lock()
         self._serial = 0

@@ -36,7 +36,16 @@ def filter_of(machine: str, *, memory_is_counted: bool) -> Filter | None:
         memory_is_counted: a control group counts all memory of the step; if not, the filter also denies what would
             give it memory that belongs to no process, and that no limit of a process covers (memfd_create, shmget).
     """
-    path = FOLDER / f"{machine}-{'counted' if memory_is_counted else 'uncounted'}.bpf"
+    return _shipped(f"{machine}-{'counted' if memory_is_counted else 'uncounted'}")
+
+
+def template_filter_of(machine: str) -> Filter | None:
+    """Return the filter of a template, which may make namespaces and mounts; else as `filter_of`."""
+    return _shipped(f"{machine}-template")
+
+
+def _shipped(name: str) -> Filter | None:
+    path = FOLDER / f"{name}.bpf"
     if not path.is_file():
         return None
     program = path.read_bytes()

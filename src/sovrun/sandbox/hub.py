@@ -23,6 +23,7 @@ class Hub(Protocol):
     spool: Path
     handshake_s: float
     filter: str
+    template_filter: str
     landlock: int
     groups: Groups
 

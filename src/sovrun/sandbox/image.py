@@ -55,14 +55,19 @@ load(loads({modules!r})).main()
 """
 
 
+WARM_MODULES: Final = (*MODULES, "sovrun.sandbox.warm_child", "sovrun.sandbox.template")
+"""What a template starts with; see `warm_child.COLD` for why the runner's come first."""
+
+
 @cache
-def image_of(library: str) -> bytes:
+def image_of(library: str, names: tuple[str, ...] = MODULES) -> bytes:
     """Return the image for this interpreter; compiled once per process.
 
     Args:
+        names: of the modules; the last one has a `main`.
         library: directory inside the sandbox that holds the package, for tracebacks and further imports.
     """
-    modules = tuple(_compiled(name, library) for name in MODULES)
+    modules = tuple(_compiled(name, library) for name in names)
     code = compile(_LOADER.format(modules=marshal.dumps(modules)), "sovrun", "exec", dont_inherit=True)
     # The header of a cached module: magic number, no check against a source, whose hash is not given.
     return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)

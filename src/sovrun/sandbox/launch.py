@@ -202,7 +202,7 @@ def order(bwrap: str, frame: Mapping[str, Any], task: Mapping[str, Any], uid: in
     sources: list[str] = []
     shown = []
     for source, inside in binds:
-        if uid is None or _is_system(source):
+        if uid is None or is_system(source):
             shown.append((source, inside))
         else:
             shown.append((staged(len(sources)), inside))
@@ -270,7 +270,7 @@ def _writable(rooms: Sequence[Room], first_staged: int | None) -> list[str]:
     return [*options, "--remount-ro", "/dev"]
 
 
-def _is_system(path: str) -> bool:
+def is_system(path: str) -> bool:
     """Whether every user of the host can reach a path."""
     return path.startswith(("/usr/", "/etc/", "/lib", "/bin", "/sbin")) or path == "/usr"
 

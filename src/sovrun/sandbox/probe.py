@@ -138,7 +138,7 @@ def _ran(outcome: Succeeded) -> str:
 
 
 def _run_alone(settings: SandboxSettings, folder: Path, task: Task) -> Succeeded | Failed:
-    process, link = start_supervisor(settings, make_frame(folder / "frame"), folder)
+    process, link = start_supervisor(settings, make_frame(folder / "frame", warm=settings.warm), folder)
     with link:
         wire.send(link.fileno(), {"do": "run", "id": 1, "task": request_of(task)}, task.arguments)
         head, [output, log] = wire.receive(link.fileno(), body_max=runner.BODY_MAX)

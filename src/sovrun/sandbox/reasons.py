@@ -47,6 +47,7 @@ REASONS: Final[Mapping[str, Meaning]] = MappingProxyType(
         "disk_limit": Meaning(circumstance=True, retryable=True),
         "network_not_allowed": Meaning(circumstance=True, retryable=False),
         "endpoint_unresolved": Meaning(circumstance=True, retryable=True),
+        "warm_unavailable": Meaning(circumstance=True, retryable=False),
         "sandbox_error": Meaning(circumstance=True, retryable=True),
         "cancelled": Meaning(circumstance=True, retryable=False),  # seen only by whoever cancelled the call
     }

@@ -16,10 +16,11 @@ from site import getsitepackages
 from typing import Any, Final
 
 import sovrun
+from sovrun.core.errors import InvalidSetting
 from sovrun.core.spec.model import SECOND_US
 from sovrun.sandbox.caps import Cap
 from sovrun.sandbox.exchange import LIBRARY
-from sovrun.sandbox.image import image_of
+from sovrun.sandbox.image import WARM_MODULES, image_of
 from sovrun.sandbox.network import AllowedEndpoint, trusted_folders
 
 SEARCH_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
@@ -48,6 +49,9 @@ class SandboxSettings:
         caps: what a step gets at most, whatever it asks for.
         control_groups: use those that this machine gives; without them memory is limited for each process, and looked
             at ten times a second for all together.
+        warm: start `python` steps as clones of a template that has imported what steps need, see `warm`.
+        warm_modules: what it imports beside the standard library, by name.
+        warm_steps, warm_us: how many steps, and for how many microseconds, one template serves.
     """
 
     uid_first: int = 1_879_000_000
@@ -57,6 +61,10 @@ class SandboxSettings:
     caps: tuple[Cap, ...] = ()
     control_groups: bool = True
     endpoints: tuple[AllowedEndpoint, ...] = ()
+    warm: bool = False
+    warm_modules: tuple[str, ...] = ()
+    warm_steps: int = 1_000
+    warm_us: int = 600 * SECOND_US
 
     def bubblewrap(self) -> Path | None:
         """Return where bubblewrap is, or None. The caller's PATH is not asked: it may hold anything."""
@@ -64,6 +72,30 @@ class SandboxSettings:
             return self.bwrap if self.bwrap.is_file() else None
         found = shutil.which("bwrap", path=SEARCH_PATH)
         return Path(found) if found else None
+
+
+WARM: Final = "SOVRUN_WARM"
+WARM_MODULES_NAMED: Final = "SOVRUN_WARM_MODULES"
+
+
+def parse_warm(variables: Mapping[str, str]) -> tuple[bool, tuple[str, ...]]:
+    """Return whether the operator asks for warm mode, and what a template imports then.
+
+    Raises: InvalidSetting for another word than `0` or `1`, for what is no name of a module, and for modules without warm mode.
+    """
+    word = variables.get(WARM, "") or "0"
+    modules = tuple(variables.get(WARM_MODULES_NAMED, "").split())
+    if word not in ("0", "1"):
+        raise InvalidSetting(f"{WARM}: {word!r} is neither 0 nor 1", hint="1 switches warm mode on")
+    for name in modules:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise InvalidSetting(
+                f"{WARM_MODULES_NAMED}: {name!r} is no module",
+                hint="name modules as in `import`, between spaces",
+            )
+    if modules and word == "0":
+        raise InvalidSetting(f"{WARM_MODULES_NAMED} is set without {WARM}", hint=f"set {WARM}=1, too")
+    return word == "1", modules
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +119,7 @@ class Frame:
         return {"binds": self.binds, "links": self.links, "command": self.command, "site": self.site}
 
 
-def make_frame(folder: Path) -> Frame:
+def make_frame(folder: Path, *, warm: bool = False) -> Frame:
     """Write the files that sandboxes share below `folder`, and return the frame that uses them.
 
     The interpreter inside is the one that runs this process, with the same installed distributions.
@@ -107,6 +139,8 @@ def make_frame(folder: Path) -> Frame:
     own = folder / "sovrun"
     (own / "lib" / "sovrun").mkdir(parents=True)
     (own / "run.pyc").write_bytes(image_of(LIBRARY))
+    if warm:
+        (own / "template.pyc").write_bytes(image_of(LIBRARY, WARM_MODULES))
     binds.append((str(own), SOVRUN))
     binds.append((str(Path(sovrun.__file__).resolve().parent), f"{LIBRARY}/sovrun"))
     if sys.prefix == sys.base_prefix:

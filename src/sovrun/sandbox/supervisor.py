@@ -17,8 +17,10 @@ from typing import Any, Final, NoReturn
 from sovrun.sandbox import landlock, launch, wire
 from sovrun.sandbox.attempt import CHUNK, SECOND_US, Attempt
 from sovrun.sandbox.cgroups import Groups, find
-from sovrun.sandbox.filters import own_filter
+from sovrun.sandbox.filters import own_filter, template_filter_of
+from sovrun.sandbox.templates import Templates
 from sovrun.sandbox.verdicts import failure
+from sovrun.sandbox.warm import WarmAttempt
 
 BODY_MAX: Final = 1 << 30
 NO_FILTER: Final = (
@@ -43,6 +45,8 @@ class Supervisor:
         self.groups = Groups(find() if configuration["control_groups"] else {})
         found = own_filter(memory_is_counted=self.groups.memory_is_counted)
         self.filter = "" if found is None else str(found.path)
+        template = template_filter_of(os.uname().machine)
+        self.template_filter = "" if template is None else str(template.path)
         self.landlock = landlock.version()
         self._walls = {
             "filter": "" if found is None else found.digest,
@@ -59,6 +63,7 @@ class Supervisor:
         self._sending = bytearray()
         self._attempts: dict[int, Attempt] = {}
         self._selector = selectors.DefaultSelector()
+        self._templates = Templates(self, configuration, self._free_uid, self._give_uid)
         self._write_callbacks: dict[int, Callable[[], None]] = {}
 
     def run(self) -> NoReturn:
@@ -111,8 +116,10 @@ class Supervisor:
     def done(self, attempt: Attempt, head: dict[str, Any], *parts: bytes) -> None:
         """Take an attempt's reply; nothing of it is left."""
         del self._attempts[attempt.ident]
-        self._uids_taken.discard(attempt.uid or 0)
-        self._send({**head, "walls": self._walls}, *parts)
+        if not attempt.is_warm:  # its user is that of its template
+            self._uids_taken.discard(attempt.uid or 0)
+        walls = {**self._walls, "warm": True} if attempt.is_warm else self._walls
+        self._send({**head, "walls": walls}, *parts)
 
     # --- the engine ---------------------------------------------------------------------------------------------------
 
@@ -130,8 +137,11 @@ class Supervisor:
                 self._attempts[head["id"]].kill("cancelled", "the attempt was cancelled")
 
     def _start(self, head: dict[str, Any], parts: list[bytes]) -> None:
-        uid = self._free_uid() if os.getuid() == 0 else None
-        attempt = Attempt(self, head["id"], head["task"], parts, uid)
+        attempt: Attempt
+        if self._templates.takes(head["task"]):
+            attempt = WarmAttempt(self, head["id"], head["task"], parts, self._templates)
+        else:
+            attempt = Attempt(self, head["id"], head["task"], parts, self._free_uid())
         self._attempts[attempt.ident] = attempt
         try:
             if head["task"]["memory_hard"] and not self.groups.memory_is_counted:
@@ -148,10 +158,16 @@ class Supervisor:
         head = {"id": attempt.ident, "failure": failure(reason, message), "made": [], "connections": []}
         self.done(attempt, {**head, "usage": [0, 0, 0]}, b"", b"")
 
-    def _free_uid(self) -> int:
+    def _free_uid(self) -> int | None:
+        """Return a host user that nobody is; None for an ordinary user, who stays."""
+        if os.getuid() != 0:
+            return None
         uid = next(uid for uid in self._uids if uid not in self._uids_taken)
         self._uids_taken.add(uid)
         return uid
+
+    def _give_uid(self, uid: int | None) -> None:
+        self._uids_taken.discard(uid or 0)
 
     def _send(self, head: dict[str, Any], *parts: bytes) -> None:
         self._sending += wire.encode(head, *parts)

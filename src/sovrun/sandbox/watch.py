@@ -162,6 +162,18 @@ def _proportional(pid: int) -> int:
     return _resident(pid)
 
 
+SPACES: Final = ("user", "mnt", "pid", "net", "ipc", "uts")
+
+
+def shared_spaces(one: int, other: int | str) -> list[str]:
+    """Return in which namespaces two processes both are. Raises: OSError."""
+    return [
+        space
+        for space in SPACES
+        if Path(f"/proc/{one}/ns/{space}").stat().st_ino == Path(f"/proc/{other}/ns/{space}").stat().st_ino
+    ]
+
+
 def held(process: str, paths: tuple[str, ...]) -> tuple[int, ...]:
     """Return descriptors of directories as a process inside sees them. Raises: OSError."""
     root = Path(process, "root")

@@ -30,7 +30,7 @@ def errors_raised() -> list[type[errors.SovrunError]]:
     return found
 
 
-def _literals(folder: Path, makers: dict[str, int]) -> Iterator[str]:
+def literals(folder: Path, makers: dict[str, int]) -> Iterator[str]:
     """Yield the texts that are given to calls of `makers`, at the position told."""
     for path in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -62,7 +62,7 @@ def _texts(node: ast.expr) -> Iterator[str]:
 
 def mistake_codes() -> set[str]:
     """Return the codes of mistakes in a document that the code names literally."""
-    return set(_literals(PACKAGE / "core", _MISTAKE_MAKERS)) | set(_pairs(PACKAGE / "core" / "spec"))
+    return set(literals(PACKAGE / "core", _MISTAKE_MAKERS)) | set(_pairs(PACKAGE / "core" / "spec"))
 
 
 def failure_codes() -> set[str]:
@@ -70,11 +70,11 @@ def failure_codes() -> set[str]:
     return {
         code
         for folder in ("engine", "sandbox")
-        for code in _literals(PACKAGE / folder, _FAILURE_MAKERS)
+        for code in literals(PACKAGE / folder, _FAILURE_MAKERS)
         if code.replace("_", "").isalpha()
     }
 
 
 def stop_reasons() -> set[str]:
     """Return the reasons, named literally, of steps that fail without a failed attempt."""
-    return set(_literals(PACKAGE / "core", {"StepStopped": 0}))
+    return set(literals(PACKAGE / "core", {"StepStopped": 0}))

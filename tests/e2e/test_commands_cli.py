@@ -13,6 +13,7 @@ import pytest
 from support.cli import Done, sovrun, write_dag
 from support.up import until, up
 
+MAPPING = Path(__file__).parents[2] / "examples" / "adapters" / "order-matching.yaml"
 BUY = ("symbol=ACME", "side=buy", "type=market")
 ORDER = ("command", "order.place", "--adapter", "paper", *BUY)
 TRADE = """
@@ -274,6 +275,32 @@ def test_an_effect_that_nobody_knows_of_is_shown_everywhere_and_resolved_by_a_pe
     assert answer["resolvedBy"]["rationale"] == "seen there"
     assert desk.ask("commands", "--unknown")["commands"] == desk.ask("waiting")["commands"] == []
     assert desk.orders() == [], "nobody has sent it"
+
+
+def test_a_run_that_was_cancelled_says_that_an_effect_is_unresolved(tmp_path: Path) -> None:
+    """Nobody listens at the provider's port: the order was not sent, and is tried again for as long as it takes."""
+    adapter = {"kind": "http", "mapping": str(MAPPING), "baseUrl": "http://127.0.0.1:1"}
+    (tmp_path / "adapters.json").write_text(json.dumps({"adapters": {"desk": adapter}}))
+    with up(more=("--adapters", str(tmp_path / "adapters.json"))) as server:
+        text = TRADE.replace("adapter: paper", "adapter: desk").replace("type: market, ", 'price: "1", ')
+        run = server.submit(write_dag(server.folder / "dag", text))
+        (left,) = until(lambda: server.do("commands", "--unknown", "--json").json["commands"], "the command")
+        assert (left["runId"], left["reason"]) == (run, "not_reached")
+        assert server.show(run)["effectsUnresolved"] == 1
+        assert server.do("cancel", run).code == 0
+        shown = server.show(run)
+        assert (shown["status"], shown["effectsUnresolved"]) == ("cancelled", 1)
+        assert "effects unresolved: 1" in server.do("show", run).out
+        assert "effects unresolved: 1" in server.do("runs").out
+        asked = server.do("orders", "desk", "--json")
+        assert (asked.code, asked.error["code"]) == (3, "provider_unavailable")
+        compared = server.do("drift", "--now", "--json")
+        assert (compared.code, compared.json["drifts"]) == (3, [])
+        done = server.do(
+            "resolve", left["commandId"], "--refused", "--rationale", "it is switched off", "--json"
+        )
+        assert (done.code, done.json["state"]) == (0, "refused")
+        assert server.show(run)["effectsUnresolved"] == 0
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

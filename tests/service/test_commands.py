@@ -15,8 +15,10 @@ from starlette.datastructures import Headers
 
 from sovrun.core.commands.journal import (
     BecameUnknown,
+    Command,
     CommandId,
     Confirmed,
+    Looked,
     Refused,
     ResendWanted,
     UnknownReason,
@@ -24,6 +26,7 @@ from sovrun.core.commands.journal import (
 from sovrun.core.errors import IllegalTransition, InvalidIdentifier, InvalidValue
 from sovrun.core.events import ENGINE
 from sovrun.core.ids import Digest, Tenant
+from sovrun.engine.command_desk import CommandDesk, Verdict
 from sovrun.execution.port import Call
 from sovrun.service.idempotency import key_of
 from sovrun.store.journal import Resource
@@ -355,6 +358,32 @@ async def test_nobody_decides_on_what_is_not_unknown(idle: Served) -> None:
     await idle.owner.admit(TENANT, CommandId(name), handler="h", due_us=LATER_US)
     require_problem(await say(idle, name, "confirmed"), 409, "illegal_transition")
     assert [one["state"] for one in await journal(idle)] == ["sent"]
+
+
+class OneBehind(RemoteStore):
+    """A client that first sees a command as it was before the last entry."""
+
+    def __init__(self, socket: Path, stale: Command) -> None:
+        super().__init__(socket)
+        self._stale: Command | None = stale
+
+    async def command(self, tenant: Tenant, command: CommandId) -> Command:
+        stale, self._stale = self._stale, None
+        return stale or await super().command(tenant, command)
+
+
+async def test_a_verdict_stands_when_the_command_is_looked_for_meanwhile(idle: Served) -> None:
+    name = await an_unknown_command(idle)
+    before = await idle.owner.command(TENANT, name)
+    after = await idle.owner.note(TENANT, name, before.revision, Looked("absent", LATER_US), actor=ENGINE)
+    client = OneBehind(idle.socket, before)
+    resolved = await CommandDesk(client).resolve(TENANT, name, Verdict.REFUSED, actor=ACTOR, rationale="gone")
+    assert (str(resolved.state), resolved.revision) == ("refused", after.revision + 1)
+    found = OneBehind(idle.socket, after)
+    with pytest.raises(IllegalTransition):
+        await CommandDesk(found).resolve(TENANT, name, Verdict.CONFIRMED, actor=ACTOR, rationale="there")
+    await client.close()
+    await found.close()
 
 
 async def test_only_a_persons_word_concludes_a_command_from_outside_and_only_an_unknown_one(

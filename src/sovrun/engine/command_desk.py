@@ -23,7 +23,7 @@ from sovrun.core.commands.journal import (
     answer_document,
 )
 from sovrun.core.commands.model import KINDS
-from sovrun.core.errors import IllegalTransition, InvalidSetting, PayloadTooLarge
+from sovrun.core.errors import CommandMoved, IllegalTransition, InvalidSetting, PayloadTooLarge
 from sovrun.core.ids import Actor, Tenant, require_name
 from sovrun.execution.port import DeploymentStatus, OrderStatus
 from sovrun.store.journal import Resource
@@ -68,7 +68,7 @@ class CommandDesk:
 
         Args:
             resource: of a confirmation, the provider's id of what came of it.
-        Raises: NotFound; IllegalTransition when its outcome is not unknown; CommandMoved; InvalidSetting; PayloadTooLarge.
+        Raises: NotFound; IllegalTransition when its outcome is not unknown; InvalidSetting; PayloadTooLarge.
         """
         reason = _rationale(rationale)
         if resource is not None and verdict is not Verdict.CONFIRMED:
@@ -99,18 +99,23 @@ class CommandDesk:
         payload: Payload,
         resource: Resource | None = None,
     ) -> Command:
-        if known.state is not CommandState.UNKNOWN:
-            raise IllegalTransition(
-                f"command {known.id} is {known.state}; a person decides only what is unknown",
-                hint=f"`sovrun commands {known.id}` shows its history",
-                state=known.state,
-            )
-        return await self._store.note(
-            *(known.intention.tenant, known.id, known.revision, event),
-            actor=actor,
-            payloads=(payload,),
-            resource=resource,
-        )
+        tenant = known.intention.tenant
+        while True:
+            if known.state is not CommandState.UNKNOWN:
+                raise IllegalTransition(
+                    f"command {known.id} is {known.state}; a person decides only what is unknown",
+                    hint=f"`sovrun commands {known.id}` shows its history",
+                    state=known.state,
+                )
+            try:
+                return await self._store.note(
+                    *(tenant, known.id, known.revision, event),
+                    actor=actor,
+                    payloads=(payload,),
+                    resource=resource,
+                )
+            except CommandMoved:  # it was looked for once more; while that led to nothing, the verdict stands
+                known = await self._store.command(tenant, known.id)
 
     async def move_switch(
         self, whose: Tenant | None, actor: Actor, rationale: str, *, tripped: bool

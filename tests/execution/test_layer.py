@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
@@ -29,10 +30,10 @@ from sovrun.core.errors import (
 )
 from sovrun.core.ids import Actor, Digest, Tenant
 from sovrun.execution.adapter_set import AdapterSet
-from sovrun.execution.layer import Answered
+from sovrun.execution.layer import AT_ONCE_MAX, Answered
 from support.layers import DEPLOYMENT, ORDER, Bench
 from support.requests import ACTOR, TENANT
-from support.scripted_provider import Trouble, first
+from support.scripted_provider import ScriptedProvider, Trouble, first
 
 OTHER = Tenant("other")
 
@@ -299,14 +300,23 @@ async def test_a_key_in_flight_is_told_with_its_command_and_has_its_answer_later
     assert len(bench.provider.called) == 1
 
 
-async def test_a_provider_that_hangs_holds_nobody_else_up(bench: Bench) -> None:
-    bench.provider.script = lambda client_id, _: Trouble.HANG if client_id in hanging else Trouble.NONE
-    hanging = [await bench.intend(key=f"slow-{number}") for number in range(200)]
-    await bench.called(len(hanging))
-    quick = await bench.execute(ORDER, key="quick")
-    assert answer_of(quick)["status"] == "confirmed"
-    assert [(await bench.command(name)).state for name in hanging] == [CommandState.SENT] * 200
-    bench.provider.answering.set()
+async def test_a_provider_that_hangs_holds_up_no_other_and_is_asked_so_much_at_a_time() -> None:
+    """Were it asked for everything at once, it might answer nothing in time, again and again."""
+    bench = Bench()
+    bench.provider.script = lambda _client_id, _nth: Trouble.HANG
+    other = ScriptedProvider(bench.clock)
+    bench.begin(adapters=AdapterSet({"scripted": bench.provider, "other": other}))
+    async with bench.running():
+        hanging = [await bench.intend(key=f"slow-{number}") for number in range(200)]
+        await bench.called(AT_ONCE_MAX)
+        quick = await bench.execute(ORDER, key="quick", adapter="other")
+        assert answer_of(quick)["status"] == "confirmed"
+        states = Counter([(await bench.command(name)).state for name in hanging])
+        assert states == {CommandState.SENT: AT_ONCE_MAX, CommandState.INTENDED: 200 - AT_ONCE_MAX}
+        bench.provider.answering.set()
+        for name in hanging:
+            await bench.layer.answer(TENANT, name, patience_us=60_000_000)
+    assert set(bench.provider.happened().values()) == {1}
 
 
 async def test_stopping_lets_what_was_sent_have_its_answer_and_begins_nothing_more() -> None:

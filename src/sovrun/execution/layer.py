@@ -8,7 +8,9 @@ Must not touch: what an entry of the journal may be (`core.commands`), how any p
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -84,6 +86,8 @@ FLIGHT_US: Final = SEND_WITHIN_US + 2 * EFFECT_US
 """How long after its entry a send may still leave a process that has not noticed that another has taken it over."""
 PATIENCE_US: Final = 3_600 * 1_000_000
 UNDER_WAY_MAX: Final = 64
+AT_ONCE_MAX: Final = 16
+"""How many commands of one adapter are sent or looked for at a time."""
 STORE_RETRY_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.25
 
@@ -126,6 +130,8 @@ class CommandLayer:
         self._alone = alone
         self._watched: dict[CommandId, tuple[int, int]] = {}
         """Since when, by the clock that is never set, this process has seen that an earlier send had been given up."""
+        self._lanes: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE_MAX))
+        """Of each adapter: were all asked at once, a slow provider would answer none of them in time, again and again."""
         self._under_way: dict[CommandId, asyncio.Task[None]] = {}
         self._told: dict[CommandId, list[asyncio.Future[None]]] = {}
         self._moved = asyncio.Event()
@@ -160,7 +166,9 @@ class CommandLayer:
         if command is not None:
             return Intent(command, created=False)
         prepared = await self.prepare(request)
-        return await self._store.intend(prepared.intention, payloads=(prepared.payload,))
+        intent = await self._store.intend(prepared.intention, payloads=(prepared.payload,))
+        self._moved.set()
+        return intent
 
     async def answer(self, tenant: Tenant, command: CommandId, *, patience_us: int) -> Answered:
         """Return the recorded answer of a command once it is concluded. Raises: IdempotencyKeyInFlight, NotFound."""
@@ -208,8 +216,9 @@ class CommandLayer:
                 task = asyncio.create_task(self._drive(command))
                 self._under_way[command.id] = task
                 task.add_done_callback(lambda _, name=command.id: self._over(name))  # type: ignore[misc]
-            if due and not fresh:
-                await self._moved.wait()
+            if due and not fresh:  # all of it waits for its lane, and others may come for another lane
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._moved.wait(), LOOK_SECONDS)
 
     async def _due(self) -> Sequence[Command]:
         limit = UNDER_WAY_MAX + len(
@@ -253,15 +262,16 @@ class CommandLayer:
     async def _drive(self, command: Command) -> None:
         """Take one command as far as it goes now."""
         try:
-            if command.state is CommandState.INTENDED:
+            if command.state is CommandState.SENT:
+                now_us = self._clock.now_us()
+                command = await self._note(command, BecameUnknown(UnknownReason.INTERRUPTED, now_us))
+            async with self._lanes[command.intention.adapter]:
+                if command.state is CommandState.UNKNOWN:
+                    await self._look(command)
+                    return
                 admitted, begun = await self._admit(command)
                 if admitted.state is CommandState.SENT:
                     await self._send(admitted, begun)
-            elif command.state is CommandState.SENT:
-                now_us = self._clock.now_us()
-                await self._look(await self._note(command, BecameUnknown(UnknownReason.INTERRUPTED, now_us)))
-            elif command.state is CommandState.UNKNOWN:
-                await self._look(command)
         except (CommandMoved, IllegalTransition):
             return  # somebody else has taken it further
         except Exception:

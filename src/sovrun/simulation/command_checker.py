@@ -157,7 +157,10 @@ class _View:
         return self.last.data.get("how") == "person"
 
     def violations(self) -> Iterator[Violation]:
-        yield from self._walk()
+        walked = list(self._walk())
+        yield from walked
+        if any(violation.rule == "journal" for violation in walked):
+            return  # what follows reads the entries as those of a journal that was kept
         yield from self._once()
         yield from self._resends()
         yield from self._end()

@@ -206,7 +206,7 @@ def all_filters() -> dict[str, bytes]:
     """Return every shipped file by its name."""
     return {
         f"{architecture}-{variant}.bpf": assemble(
-            architecture, memory_is_counted=variant == "counted", for_template=variant == "template"
+            architecture, memory_is_counted=variant != "uncounted", for_template=variant == "template"
         )
         for architecture in ARCHITECTURES
         for variant in ("counted", "uncounted", "template")

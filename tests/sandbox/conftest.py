@@ -10,26 +10,27 @@ import pytest
 
 from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.in_process import InProcessExecutor
+from sovrun.sandbox.settings import SandboxSettings
 from support.attacker import Attacker, users
 from support.tasks import require_bubblewrap
 
 
-@pytest.fixture
-async def sandbox(tmp_path: Path) -> AsyncIterator[SandboxExecutor]:
+@pytest.fixture(params=[False, True], ids=["cold", "warm"])
+async def sandbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SandboxExecutor]:
     require_bubblewrap()
-    executor = await SandboxExecutor.open(tmp_path / "spool")
+    executor = await SandboxExecutor.open(tmp_path / "spool", SandboxSettings(warm=request.param))
     yield executor
     await executor.close()
 
 
-@pytest.fixture(params=["sandbox", "in-process", "in-process-threads"])
+@pytest.fixture(params=["sandbox", "warm", "in-process", "in-process-threads"])
 async def executor(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[SandboxExecutor | InProcessExecutor]:
     chosen: SandboxExecutor | InProcessExecutor
-    if request.param == "sandbox":
+    if request.param in ("sandbox", "warm"):
         require_bubblewrap()
-        chosen = await SandboxExecutor.open(tmp_path / "spool")
+        chosen = await SandboxExecutor.open(tmp_path / "spool", SandboxSettings(warm=request.param == "warm"))
     else:
         slots = 1 if request.param == "in-process" else 2
         chosen = InProcessExecutor(slots=slots, spool=tmp_path / "spool")
@@ -57,9 +58,13 @@ def code(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture(scope="session", params=users(), ids=lambda uid: f"user{uid}")
+@pytest.fixture(
+    scope="session",
+    params=[(uid, warm) for uid in users() for warm in (False, True)],
+    ids=lambda found: f"user{found[0]}{'-warm' * found[1]}",
+)
 def attacker(request: pytest.FixtureRequest) -> Iterator[Attacker]:
-    """Run hostile steps as root, if the suite is, and as an ordinary user."""
-    made = Attacker(request.param)
+    """Run hostile steps as root, if the suite is, and as an ordinary user, each cold and warm."""
+    made = Attacker(*request.param)
     yield made
     made.close()

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from sovrun.sandbox.filters import FOLDER, filter_of
+from sovrun.sandbox.filters import FOLDER, filter_of, template_filter_of
 
 KILL, ALLOW = 0x80000000, 0x7FFF0000
 DENY, ABSENT = 0x50000 | EPERM, 0x50000 | ENOSYS
@@ -125,6 +125,22 @@ def test_memory_that_belongs_to_no_process_is_denied_where_nothing_counts_it(mac
     for name in TOOL.UNCOUNTED_MEMORY:
         assert judge(machine, name) == ALLOW
         assert judge(machine, name, counted=False) == DENY
+
+
+def test_a_template_may_make_namespaces_and_mounts_and_nothing_else_that_a_step_may_not(machine) -> None:
+    found = template_filter_of(machine)
+    assert found is not None
+    column, program = list(TOOL.ARCHITECTURES).index(machine), found.path.read_bytes()
+
+    def ask(name: str, *arguments: int) -> int:
+        return answer(program, TOOL.ARCHITECTURES[machine], CALLS[name][column], *arguments)
+
+    known = [name for name, numbers in TOOL.DENIED.items() if numbers[column] is not None]
+    assert {name for name in known if ask(name) == ALLOW} == {"mount", "move_mount"}
+    assert [ask("clone", 1 << shift | 17) for shift in (17, *range(25, 31))] == [ALLOW] * 7
+    assert (ask("unshare", 1 << 25), ask("unshare", 0x80), ask("clone3")) == (ALLOW, DENY, ABSENT)
+    assert [family for family in range(64) if ask("socket", family) == ALLOW] == [1, 2, 10]
+    assert answer(program, I386, 1) == KILL
 
 
 def test_there_is_no_filter_for_an_architecture_that_nobody_looked_at() -> None:

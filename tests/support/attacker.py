@@ -35,9 +35,10 @@ def has_landlock() -> bool:
 class Attacker:
     """A process of its own, as the host's user `uid`, with an executor in it."""
 
-    def __init__(self, uid: int) -> None:
+    def __init__(self, uid: int, warm: bool = False) -> None:  # noqa: FBT001, FBT002 -- a parameter of a fixture
         require_bubblewrap()
         self.uid = uid
+        self.warm = warm
         self.folder = Path(tempfile.mkdtemp(prefix="sovrun-attack-", dir="/tmp"))
         self.folder.chmod(0o755)
         self.code = self.folder / "code"
@@ -69,7 +70,7 @@ class Attacker:
     def _ask(self, **request: Any) -> int:
         assert self._process.stdin is not None
         ident = next(self._serial)
-        self._process.stdin.write(json.dumps({"id": ident, **request}) + "\n")
+        self._process.stdin.write(json.dumps({"id": ident, "warm": self.warm, **request}) + "\n")
         self._process.stdin.flush()
         return ident
 

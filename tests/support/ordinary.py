@@ -41,22 +41,23 @@ async def serve() -> None:
     from sovrun.sandbox.settings import SandboxSettings
     from support.tasks import task
 
-    executors: dict[bool, SandboxExecutor] = {}
+    executors: dict[tuple[bool, bool], SandboxExecutor] = {}
     loop = asyncio.get_running_loop()
     running: set[asyncio.Task[None]] = set()
 
     async def answer(request: dict[str, Any]) -> None:
         groups = request.get("control_groups", True)
+        kind = groups, request["warm"]
         reply: dict[str, Any] = {"id": request["id"]}
         try:
             if request["do"] == "probe":
                 reply |= {"items": [[item.name, item.ok, item.detail] for item in probe().items]}
                 return
-            if groups not in executors:
-                settings = SandboxSettings(control_groups=groups)
-                executors[groups] = await SandboxExecutor.open(folder / f"spool-{groups}", settings)
+            if kind not in executors:
+                settings = SandboxSettings(control_groups=groups, warm=request["warm"])
+                executors[kind] = await SandboxExecutor.open(folder / f"spool-{groups}", settings)
             if request["do"] == "kill supervisor":
-                link = executors[groups]._link
+                link = executors[kind]._link
                 assert link is not None
                 os.kill(link._process.pid, signal.SIGKILL)
             else:
@@ -66,7 +67,7 @@ async def serve() -> None:
                     code=Path(request["code"]),
                     **request["more"],
                 )
-                reply |= told(await executors[groups].execute(given))
+                reply |= told(await executors[kind].execute(given))
         except SovrunError as error:
             reply |= {"ok": False, "reason": error.code, "message": f"{error.detail} {error.hint}"}
         finally:

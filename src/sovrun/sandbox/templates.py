@@ -134,13 +134,13 @@ class Template:
         self.served = 0
         self.attempts: dict[int, Clone] = {}
         self.process = -1
-        """The template itself, below bubblewrap, once it is known."""
+        """The first process of its namespace, once it is known; the template is below it."""
         self._owner = owner
         self._hub = owner.hub
         self._pending: list[tuple[bytes, list[int]]] = []
         self._is_ready = False
         self._is_retired = False
-        self._outer = self._pidfd = -1
+        self._outer = self._pidfd = self._first_pidfd = -1
         self._streams: dict[str, int] = {}
         self._link: socket.socket | None = None
         self._said = self._info = b""
@@ -295,8 +295,10 @@ class Template:
             self._said = (self._said + data)[-_SAID_MAX:]
         else:
             self._info = (self._info + data)[:_SAID_MAX]
-            with suppress(ValueError):  # it comes in pieces
-                self.process = json.loads(self._info)["child-pid"]
+            with suppress(ValueError, ProcessLookupError):  # it comes in pieces
+                process = json.loads(self._info)["child-pid"]
+                self._first_pidfd = os.pidfd_open(process)
+                self.process = process
         return True
 
     # --- ending -------------------------------------------------------------------------------------------------------
@@ -314,12 +316,27 @@ class Template:
             self._link = None
 
     def _on_exit(self) -> None:
-        """Its process namespace is gone with it, and every step that lived there."""
         while self._link is not None and self._has_more():
             pass
         self._hub.unwatch(self._pidfd)
         os.close(self._pidfd)
         os.waitpid(self._outer, 0)
+        while self.process < 0 and self._on_stream("info"):
+            pass
+        if self._first_pidfd < 0:
+            self._on_all_dead()
+            return
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._first_pidfd, signal.SIGKILL)
+        self._hub.watch(self._first_pidfd, self._on_all_dead)
+
+    def _on_all_dead(self) -> None:
+        """The first process of its namespace has ended, and every step that lived there before it."""
+        if self._first_pidfd >= 0:
+            self._hub.unwatch(self._first_pidfd)
+            os.close(self._first_pidfd)
+            with suppress(ChildProcessError):  # bubblewrap may have waited for it
+                os.waitpid(self.process, os.WNOHANG)
         for name in list(self._streams):
             while self._on_stream(name):
                 pass

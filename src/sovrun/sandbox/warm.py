@@ -175,6 +175,13 @@ class WarmAttempt(Attempt):
         ]
         return problems
 
+    def _said(self) -> str:
+        said = super()._said()
+        if not self._started:  # the inside knows no path of the host
+            for inside, source in self._shown().items():
+                said = said.replace(f"source path of {inside} ", f"source path {source} ")
+        return said
+
     # --- ending -------------------------------------------------------------------------------------------------------
 
     def _kill_processes(self) -> None:

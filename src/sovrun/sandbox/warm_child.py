@@ -212,7 +212,7 @@ def _become_runner(epoch: int) -> NoReturn:
         tmp="/tmp",  # noqa: S108 -- inside
         python_path=exchange.LIBRARY,
     )
-    os.environ.update(variables)
+    os.environ.update(variables | {"PWD": exchange.WORK})
     os.umask(0o022)
     _forget_what_the_step_has_itself()
     runner.main()

@@ -18,10 +18,11 @@ from sovrun.core.events import ENGINE
 from sovrun.core.ids import Tenant
 from sovrun.engine.command_desk import CommandDesk, Verdict
 from sovrun.execution.adapter_set import AdapterSet
-from sovrun.execution.adapters.paper import open_adapter
+from sovrun.execution.adapters.paper import PaperAdapter, open_adapter
+from sovrun.execution.adapters.paper_settings import paper_settings
 from sovrun.execution.drift import Comparison, DriftWatch
 from sovrun.execution.layer import CommandLayer, CommandRequest
-from sovrun.execution.port import Call, ExecutionAdapter, Order
+from sovrun.execution.port import Call, ExecutionAdapter, Order, OrderStatus
 from sovrun.store.journal import Drift
 from sovrun.store.protocol import Store
 from support.clock import START_US, SetClock
@@ -156,6 +157,20 @@ async def test_what_the_provider_no_longer_has_is_missing_and_recorded_once(yard
     yard.behind_it(open_adapter("paper", {}, ledger=FaultyLedger()))
     assert await yard.compared() == [("pending", None, "missing")], "it was there in between"
     assert len(await yard.recorded()) == 2
+
+
+class ListsWhatIsOpen(PaperAdapter):
+    """A provider whose list ends with an order, as that of many does."""
+
+    async def list_orders(self, call: Call) -> Sequence[Order]:
+        return [order for order in await super().list_orders(call) if order.status is OrderStatus.PENDING]
+
+
+async def test_what_a_list_leaves_out_is_asked_for_by_its_id(yard: Yard) -> None:
+    await yard.placed(**WITHIN_THE_SPREAD)
+    await sold(yard, "2")
+    yard.behind_it(ListsWhatIsOpen("paper", paper_settings("paper", {}), yard.ledger))
+    assert await yard.compared() == [("pending", "filled", "progressed")]
 
 
 async def test_an_order_that_somebody_else_has_placed_is_unrecorded(yard: Yard) -> None:

@@ -100,9 +100,8 @@ def _add_performing(parts: _Parts) -> None:
     @router.post("/commands")
     async def perform(body: NewCommand, request: Request, wait: Wait = 10) -> Response:
         """Perform a command, or answer with what is recorded of the one under the same key, byte for byte."""
-        parse(
-            await request.body()
-        )  # a member that stands twice is an error, where the framework takes the last
+        # A member that stands twice is an error, where the framework takes the last.
+        parse(await request.body())
         tenant = tenant_of(request)
         asked = CommandRequest(
             *(tenant, body.kind, body.adapter, body.payload, actor_of(request), body.mode),

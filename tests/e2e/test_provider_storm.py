@@ -1,0 +1,29 @@
+"""A third of all answers is lost and the orchestrator is killed again and again: the provider holds what was commanded, once.
+
+`benchmarks/storm.py` raises larger ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from support.storms import deployments_in_a_storm, orders_in_a_storm
+
+
+async def test_300_orders_to_a_foreign_server_are_there_once_each_whatever_is_cut_and_killed() -> None:
+    with TemporaryDirectory(prefix="sovrun-storm-") as folder:  # short enough for a socket
+        told = await orders_in_a_storm(Path(folder), seed=4, orders=300, kills=10)
+    assert told.kills == 10
+    assert told.cut * 5 > told.orders, "the line was not cut often enough"
+    assert told.unknown * 5 > told.orders, "too few outcomes were unknown"
+    assert told.found > 0
+    assert told.filled > 0, "nothing left the book, where the server knows its ids"
+
+
+async def test_deployments_to_supervisord_are_started_once_each_whatever_is_cut_and_killed() -> None:
+    with TemporaryDirectory(prefix="sovrun-storm-") as folder:  # short enough for a socket
+        told = await deployments_in_a_storm(Path(folder), seed=4, deployments=24, kills=4)
+    assert told.kills == 4
+    assert told.cut * 5 > told.deployments
+    assert told.unknown > 0

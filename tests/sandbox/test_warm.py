@@ -56,7 +56,7 @@ LOOK = """
 
     def opened():
         import pty
-        return len(pty.openpty())
+        return [len(pty.openpty()), os.stat("/dev/pts").st_dev]
 """
 
 
@@ -133,7 +133,9 @@ async def test_a_module_of_the_step_goes_before_one_of_that_name_which_the_templ
 
 async def test_a_step_has_terminals_of_its_own(tmp_path: Path, look: Path) -> None:
     async with warm(tmp_path / "warm") as executor:
-        assert value_of(await executor.execute(task("look:opened", code=look))) == 2
+        number, device = value_of(await executor.execute(task("look:opened", code=look)))
+        shared = os.stat(f"/proc/{templates_of(executor)[0]}/root/dev/pts")  # noqa: PTH116 -- of a process
+    assert (number, device != shared.st_dev) == (2, True)
 
 
 async def test_programs_and_reproducible_steps_are_cold_and_say_so(tmp_path: Path, look: Path) -> None:

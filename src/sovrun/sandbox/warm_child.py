@@ -222,9 +222,11 @@ def _forget_what_the_step_has_itself() -> None:
     """Drop preloaded modules whose names the step's code has too: it comes first on the path, as in a cold step."""
     if not os.path.isdir(exchange.CODE):  # noqa: PTH112 -- see above
         return
-    own = {name.partition(".")[0] for name in os.listdir(exchange.CODE)}
-    for name in [name for name in sys.modules if name.partition(".")[0] in own and name not in COLD]:
-        del sys.modules[name]
+    names = {name.partition(".")[0] for name in os.listdir(exchange.CODE)}
+    own = {name for name in names if name in sys.modules}  # to go through all modules copies much memory
+    if own:
+        for name in [name for name in sys.modules if name.partition(".")[0] in own and name not in COLD]:
+            del sys.modules[name]
 
 
 def _reap_until(step: int) -> NoReturn:

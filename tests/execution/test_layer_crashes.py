@@ -20,6 +20,8 @@ from support.scripted_provider import Trouble, calm, first
 from support.stores import fresh_file, limited_files
 
 CONFIRMED = CommandState.CONFIRMED
+PATIENCE_SECONDS = 60
+"""Of real time, after which a layer that does nothing is no longer waited for."""
 WRITES = {"intend", "admit", "note", "disown_commands"}
 
 
@@ -144,7 +146,7 @@ async def test_what_is_interrupted_is_called_unknown_and_found_by_a_layer_that_n
     assert (await bench.command(name)).state is CommandState.SENT
     assert list(await bench.store.due_commands(9)) == [], "another process might still be at it"
     bench.begin()
-    async with bench.running():
+    async with bench.running(), asyncio.timeout(PATIENCE_SECONDS):
         answered = await bench.layer.answer(TENANT, name, patience_us=60_000_000)
     assert answered.command.state is CONFIRMED
     assert await bench.types(name) == ["intended", "sent", "unknown", "confirmed"]

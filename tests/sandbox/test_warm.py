@@ -77,16 +77,30 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 
 def templates_of(executor: SandboxExecutor) -> list[int]:
-    """Return the templates below an executor's supervisor, the oldest first, and any clones after them."""
+    """Return the templates below an executor's supervisor; a clone's parent is one of them, not bubblewrap."""
+    return [pid for pid in interpreters_of(executor) if words_of(parent_of(pid))[0] == b"bwrap"]
+
+
+def interpreters_of(executor: SandboxExecutor) -> list[int]:
+    """Return templates and clones, those that stand by too."""
     link = executor._link
     assert link is not None
-    found = []
-    for pid in descendants(link._process.pid):
-        with suppress(OSError):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if words[0] != b"bwrap" and b"/sovrun/template.pyc" in words:
-                found.append(pid)
-    return sorted(found)
+    below = descendants(link._process.pid)
+    return [
+        pid for pid in below if words_of(pid)[:1] != [b"bwrap"] and b"/sovrun/template.pyc" in words_of(pid)
+    ]
+
+
+def words_of(pid: int) -> list[bytes]:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return [b""]
+
+
+def parent_of(pid: int) -> int:
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 @pytest.fixture
@@ -115,6 +129,7 @@ async def test_every_step_is_a_clone_with_namespaces_of_its_own_and_none_starts_
         at_once = await asyncio.gather(*(executor.execute(task("look:number", code=look)) for _ in range(8)))
         numbers += map(value_of, at_once)
         assert len(templates_of(executor)) == 1
+        await eventually(lambda: len(interpreters_of(executor)) == 2)  # one clone stands by, not eight
     assert len(set(numbers[3:])) == 8
 
 

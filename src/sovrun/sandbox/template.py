@@ -17,6 +17,7 @@ import sys
 
 from sovrun.sandbox import runner, warm_child, wire
 from sovrun.sandbox.seal import CONTROL
+from sovrun.sandbox.warm_child import MESSAGE_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,12 +49,19 @@ COMMON: Final = (
         "statistics",
         "string",
     ),
-    *("struct", "subprocess", "tempfile", "textwrap", "time", "traceback", "typing", "uuid"),
+    *(
+        "struct",
+        "subprocess",
+        "tempfile",
+        "textwrap",
+        "time",
+        "traceback",
+        "typing",
+        "uuid",
+    ),
 )
 """What steps usually need of the standard library."""
 
-MESSAGE_MAX: Final = 1 << 17
-DESCRIPTORS_MAX: Final = 253
 EXIT_REFUSED: Final = 78
 
 
@@ -108,7 +116,7 @@ def serve(link: socket.socket, filtering: bytes) -> NoReturn:
     while True:
         for ready, _ in poll.poll():
             if ready == link.fileno():
-                message, descriptors, _, _ = socket.recv_fds(link, MESSAGE_MAX, DESCRIPTORS_MAX)
+                message, descriptors, _, _ = socket.recv_fds(link, MESSAGE_MAX, 1)
                 if not message:
                     os._exit(0)
                 ident, pid = _cloned(link, json.loads(message), descriptors, filtering)
@@ -125,12 +133,15 @@ def serve(link: socket.socket, filtering: bytes) -> NoReturn:
 
 
 def _cloned(
-    link: socket.socket, order: Mapping[str, Any], descriptors: list[int], filtering: bytes
+    link: socket.socket,
+    order: Mapping[str, Any],
+    descriptors: list[int],
+    filtering: bytes,
 ) -> tuple[int, int]:
     try:
-        return order["id"], warm_child.born(order, descriptors, filtering)
+        return order["id"], warm_child.born(descriptors[0], filtering)
     except OSError as error:
-        os.write(descriptors[1], f"sovrun: {error}\n".encode())
+        os.write(2, f"sovrun: {error}\n".encode())
         _tell(link, order["id"], signal.SIGKILL, 0.0, 0)
         return order["id"], -1
     finally:
@@ -139,5 +150,11 @@ def _cloned(
 
 
 def _tell(link: socket.socket, ident: int, status: int, cpu_s: float, memory_kb: int) -> None:
-    end = {"say": "gone", "id": ident, "status": status, "cpu_s": cpu_s, "memory": memory_kb * 1024}
+    end = {
+        "say": "gone",
+        "id": ident,
+        "status": status,
+        "cpu_s": cpu_s,
+        "memory": memory_kb * 1024,
+    }
     link.send(json.dumps(end).encode())

@@ -16,8 +16,9 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from itertools import count
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from sovrun.sandbox import launch, wire
 from sovrun.sandbox.detached import FILES_MAX
@@ -32,6 +33,7 @@ from sovrun.sandbox.exchange import (
 from sovrun.sandbox.hub import Hub
 from sovrun.sandbox.refusals import explain
 from sovrun.sandbox.seal import CONTROL
+from sovrun.sandbox.standby import Standby, close_all
 
 TEMPLATES_MAX: Final = 16
 """At a time; the one that has been idle longest makes room."""
@@ -39,18 +41,6 @@ TEMPLATES_MAX: Final = 16
 _CHUNK: Final = 1 << 16
 _SAID_MAX: Final = 4 << 10
 _SECOND_US: Final = 1_000_000
-
-
-class Clone(Protocol):
-    """What is told to the attempt that a clone is for."""
-
-    ident: int
-
-    def on_gone(self, status: int, cpu_s: float, memory: int) -> None:
-        """Its first process has ended, and all others with it; `status` is as of `waitpid`."""
-
-    def on_template_gone(self, reason: str, message: str) -> None:
-        """Its template has ended, or could not begin."""
 
 
 class Templates:
@@ -79,6 +69,7 @@ class Templates:
         self._take_uid = take_uid
         self._give_uid = give_uid
         self._current: dict[str, Template] = {}
+        self._numbers = count(1)
 
     def takes(self, task: Mapping[str, Any]) -> bool:
         """Whether a step is warm.
@@ -109,9 +100,13 @@ class Templates:
         return found
 
     def _make_room(self) -> None:
-        idle = [template for template in self._current.values() if not template.attempts]
+        idle = [template for template in self._current.values() if template.is_idle]
         if len(self._current) >= TEMPLATES_MAX and idle:
             min(idle, key=lambda template: template.used_at).retire()
+
+    def next_number(self) -> int:
+        """Return a number that no clone of any template has."""
+        return next(self._numbers)
 
     def leave(self, template: Template) -> None:
         """Give a template no more steps."""
@@ -132,7 +127,7 @@ class Template:
         self.uid = uid
         self.began = self.used_at = time.monotonic()
         self.served = 0
-        self.attempts: dict[int, Clone] = {}
+        self.clones: dict[int, Standby] = {}
         self.process = -1
         """The first process of its namespace, once it is known; the template is below it."""
         self._owner = owner
@@ -157,7 +152,10 @@ class Template:
             for number, descriptor in (
                 (0, os.open(os.devnull, os.O_RDWR)),
                 (launch.ARGUMENTS, launch.memory_file(wanted.options)),
-                (launch.FILTER, os.open(self._hub.template_filter, os.O_RDONLY | os.O_CLOEXEC)),
+                (
+                    launch.FILTER,
+                    os.open(self._hub.template_filter, os.O_RDONLY | os.O_CLOEXEC),
+                ),
             ):
                 theirs.callback(os.close, descriptor)
                 numbers[number] = descriptor
@@ -186,11 +184,24 @@ class Template:
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def spawn(self, attempt: Clone, order: dict[str, Any], descriptors: list[int]) -> None:
-        """Have a step's processes made; the descriptors are this template's from now on."""
-        self.attempts[attempt.ident] = attempt
-        self._pending.append((json.dumps({"id": attempt.ident, **order}).encode(), descriptors))
+    def standby(self) -> Standby:
+        """Return a clone for a step, which is made unless one stands by. Raises: OSError."""
+        found = next((clone for clone in self.clones.values() if clone.is_free), None) or self._cloned()
+        found.is_free = False
+        return found
+
+    def _cloned(self) -> Standby:
+        made = Standby(self._hub, self._owner.next_number())
+        self.clones[made.ident] = made
+        self._pending.append((json.dumps({"id": made.ident}).encode(), [made.end]))
         self._flush()
+        return made
+
+    def _prepare(self) -> None:
+        """Have one more stand by when none does; after a step, so that it costs none its time."""
+        if not self._is_retired and self._is_ready and not any(one.is_free for one in self.clones.values()):
+            with suppress(OSError):  # the next step will say that there is no room
+                self._cloned()
 
     def _flush(self) -> None:
         if not self._is_ready or self._link is None:
@@ -204,7 +215,7 @@ class Template:
             except OSError:  # it has gone, which is about to be noticed
                 return
             del self._pending[0]
-            _close_all(descriptors)
+            close_all(descriptors)
         self._hub.watch_write(self._link.fileno(), self._flush if self._pending else None)
 
     def drop(self, ident: int) -> bool:
@@ -212,11 +223,22 @@ class Template:
         for position, (message, descriptors) in enumerate(self._pending):
             if json.loads(message)["id"] == ident:
                 del self._pending[position]
-                _close_all(descriptors)
-                self.attempts.pop(ident)
+                close_all(descriptors)
+                self.clones.pop(ident).close()
                 self._end_if_done()
                 return True
         return False
+
+    def last_words(self) -> str:
+        """Return what it, or a clone that had no step yet, wrote to standard error."""
+        while self._on_stream("stderr"):
+            pass
+        return self._said.decode(errors="replace")
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no step of it runs."""
+        return all(clone.is_free for clone in self.clones.values())
 
     def retire(self) -> None:
         """Take no further steps, and end with the last one."""
@@ -225,7 +247,7 @@ class Template:
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._is_retired and not self.attempts:
+        if self._is_retired and self.is_idle:
             self._close_link()
 
     # --- what it says -------------------------------------------------------------------------------------------------
@@ -247,10 +269,10 @@ class Template:
             self._on_ready()
         elif head["say"] == "refused":
             self._problems = [str(problem) for problem in head["problems"]]
-        elif head["id"] in self.attempts:
-            attempt = self.attempts.pop(head["id"])
-            attempt.on_gone(head["status"], head["cpu_s"], head["memory"])
+        elif head["id"] in self.clones:
+            self.clones.pop(head["id"]).on_gone(head["status"], head["cpu_s"], head["memory"])
             self._end_if_done()
+            self._prepare()
 
     def _on_ready(self) -> None:
         self._problems = self._outside_problems()
@@ -346,31 +368,47 @@ class Template:
             os.close(descriptor)
         self._close_link()
         for _, descriptors in self._pending:
-            _close_all(descriptors)
+            close_all(descriptors)
         self._pending.clear()
         self._owner.forget(self)
         reason, message = self._why()
-        for attempt in list(self.attempts.values()):
-            attempt.on_template_gone(reason, message)
-        self.attempts.clear()
+        for clone in list(self.clones.values()):
+            clone.on_template_gone(reason, message)
+        self.clones.clear()
 
     def _has_more(self) -> bool:
-        before = len(self.attempts), len(self._problems)
+        before = len(self.clones), len(self._problems)
         self._on_said()
-        return before != (len(self.attempts), len(self._problems))
+        return before != (len(self.clones), len(self._problems))
 
     def _why(self) -> tuple[str, str]:
         if self._problems:
-            return "warm_unavailable", f"warm mode is not possible: {'; '.join(self._problems)}"
+            return (
+                "warm_unavailable",
+                f"warm mode is not possible: {'; '.join(self._problems)}",
+            )
         if self._is_ready:
-            return "sandbox_error", "the template that the step was cloned from died, and the step with it"
+            return (
+                "sandbox_error",
+                "the template that the step was cloned from died, and the step with it",
+            )
         refusal = explain(self._said.decode(errors="replace"))
         return "sandbox_error", f"{refusal.detail}. {refusal.fix}"
 
 
 _BOUNDARY: Final = (
     *("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"),
-    *("--cap-drop", "ALL", "--uid", "1000", "--gid", "1000", "--hostname", "sovrun", "--clearenv"),
+    *(
+        "--cap-drop",
+        "ALL",
+        "--uid",
+        "1000",
+        "--gid",
+        "1000",
+        "--hostname",
+        "sovrun",
+        "--clearenv",
+    ),
     *("--info-fd", str(launch.INFO), "--seccomp", str(launch.FILTER)),
 )
 """The walls of a template: a cold step's, but that it may make namespaces."""
@@ -404,7 +442,10 @@ def template_order(hub: Hub, uid: int | None) -> launch.Order:
     return launch.Order(
         bwrap=hub.bwrap,
         options=b"".join(word.encode() + b"\0" for word in options),
-        command=(*frame["command"][:-1], frame["command"][-1].replace("run.pyc", "template.pyc")),
+        command=(
+            *frame["command"][:-1],
+            frame["command"][-1].replace("run.pyc", "template.pyc"),
+        ),
         sources=tuple(sources),
         rooms=(),
         uid=uid,
@@ -415,8 +456,3 @@ def template_order(hub: Hub, uid: int | None) -> launch.Order:
 
 def _children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)

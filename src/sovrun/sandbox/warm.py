@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import struct
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sovrun.sandbox import launch, watch
 from sovrun.sandbox.attempt import Attempt
@@ -23,9 +22,8 @@ from sovrun.sandbox.ending import oom_kills
 from sovrun.sandbox.exchange import CODE, INPUTS
 from sovrun.sandbox.hub import Hub
 from sovrun.sandbox.listeners import hosts_file
+from sovrun.sandbox.standby import Standby
 from sovrun.sandbox.templates import Template, Templates
-
-_CREDENTIALS: Final = struct.Struct("3i")
 
 
 class WarmAttempt(Attempt):
@@ -34,12 +32,17 @@ class WarmAttempt(Attempt):
     is_warm = True
 
     def __init__(
-        self, hub: Hub, ident: int, task: Mapping[str, Any], parts: list[bytes], templates: Templates
+        self,
+        hub: Hub,
+        ident: int,
+        task: Mapping[str, Any],
+        parts: list[bytes],
+        templates: Templates,
     ) -> None:
         super().__init__(hub, ident, task, parts, None)
         self._templates = templates
         self._template: Template | None = None
-        self._beside: socket.socket | None = None
+        self._standby: Standby | None = None
         self._is_gone = False
 
     def start(self) -> None:
@@ -48,9 +51,6 @@ class WarmAttempt(Attempt):
         limits = task["limits"]
         self._template = self._templates.of(task["tenant"])
         self.uid = self._template.uid
-        self._group = self._hub.groups.make(
-            str(self.ident), {"memory": limits["memory"], "processes": limits["processes"]}
-        )
         self._oom_kills = oom_kills()
         shown = self._shown()
         mounts = detached(list(shown.values()))
@@ -58,17 +58,27 @@ class WarmAttempt(Attempt):
             for descriptor in mounts:
                 theirs.callback(os.close, descriptor)
             numbers = self._open_warm(theirs, ours)
+            standby = self._standby = self._template.standby()
+            self._group = self._hub.groups.make(
+                standby.group_name,
+                {"memory": limits["memory"], "processes": limits["processes"]},
+            )
             ours.pop_all()
             theirs.pop_all()
-        self._watch_warm()
+        self._watch_streams()
         self.deadline = time.monotonic() + self._hub.handshake_s
         hosts = hosts_file(task["network"]).decode() if task["network"] else None
         rooms = [
             [room.inside, room.size, room.files, room.mode]
             for room in launch.rooms_of(limits["disk"], task["files_max"])
         ]
-        order = {"epoch": task["epoch"], "rooms": rooms, "mounts": list(shown), "hosts": hosts}
-        self._template.spawn(self, order, [*numbers, *mounts])
+        order = {
+            "epoch": task["epoch"],
+            "rooms": rooms,
+            "mounts": list(shown),
+            "hosts": hosts,
+        }
+        standby.take(self, order, [*numbers, *mounts])
         folders = [inside for inside, source in shown.items() if Path(source).is_dir()]
         frame = self._hub.frame
         folders += [inside for source, inside in frame["binds"] if Path(source).is_dir()]
@@ -78,7 +88,11 @@ class WarmAttempt(Attempt):
             "landlock": self._hub.landlock,
             "reproducible": False,
         }
-        site = {"paths": [], "prefix": frame["site"]["prefix"], "run": False}  # the template has them
+        site = {
+            "paths": [],
+            "prefix": frame["site"]["prefix"],
+            "run": False,
+        }  # the template has them
         self._send({**setup, **launch.call_numbers(), "site": site})
 
     def _shown(self) -> dict[str, str]:
@@ -97,71 +111,18 @@ class WarmAttempt(Attempt):
             theirs.callback(os.close, writing)
             self._streams[name] = reading
             numbers.append(writing)
-        for name, kind in (("control", socket.SOCK_STREAM), ("info", socket.SOCK_SEQPACKET)):
-            near, far = socket.socketpair(socket.AF_UNIX, kind)
-            if name == "info":
-                near.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-                self._beside = near
-                ours.callback(near.close)
-            else:
-                descriptor = near.detach()
-                ours.callback(os.close, descriptor)
-                self._streams[name] = descriptor
-            given = far.detach()
-            theirs.callback(os.close, given)
-            numbers.append(given)
+        near, far = socket.socketpair()
+        self._streams["control"] = near.detach()
+        ours.callback(os.close, self._streams["control"])
+        numbers.append(far.detach())
+        theirs.callback(os.close, numbers[-1])
         return numbers
 
-    def _watch_warm(self) -> None:
-        self._watch_streams()
-        if self._beside is not None:
-            self._beside.settimeout(0)
-            self._hub.watch(self._beside.fileno(), self._on_first)
-
-    def _on_first(self) -> None:
-        """Learn from the kernel which process is the first inside, put it into its groups, and let it go on."""
-        if self._beside is None:
-            return
-        try:
-            _, said, _, _ = self._beside.recvmsg(64, socket.CMSG_SPACE(_CREDENTIALS.size))
-        except OSError:
-            said = []
-        for level, kind, data in said:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-                self._init, _, _ = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])
-        if self._init <= 0:
-            self._close_beside()
-            return
-        self._hub.unwatch(self._beside.fileno())
-        with suppress(ProcessLookupError):
-            self._init_pidfd = os.pidfd_open(self._init)
-        if self._verdict is not None:  # it was stopped before it was known
+    def on_process(self, pid: int, pidfd: int) -> None:
+        """Take over the first process."""
+        self._init, self._init_pidfd = pid, pidfd
+        if self._verdict is not None:  # it was stopped meanwhile
             self._kill_processes()
-        elif self._group is None:
-            self._let_go_on()
-        else:
-            mover = os.pidfd_open(self._group.begin_entering((self._init,)))
-            self._hub.watch(mover, lambda: self._on_moved(mover))
-
-    def _on_moved(self, mover: int) -> None:
-        self._hub.unwatch(mover)
-        os.close(mover)
-        self._let_go_on()
-
-    def _let_go_on(self) -> None:
-        """Let the first process make another: both are where they must be."""
-        if self._beside is not None:
-            with suppress(OSError):  # it has gone, which is about to be noticed
-                self._beside.send(b"g")
-            self._beside.close()
-            self._beside = None
-
-    def _close_beside(self) -> None:
-        if self._beside is not None:
-            with suppress(KeyError):  # once it has spoken
-                self._hub.unwatch(self._beside.fileno())
-            self._beside.close()
-            self._beside = None
 
     def _processes(self) -> list[int]:
         return watch.descendants(self._init)
@@ -177,6 +138,10 @@ class WarmAttempt(Attempt):
 
     def _said(self) -> str:
         said = super()._said()
+        if not (
+            said or self._started or self._template is None
+        ):  # its clone failed before it had this step's streams
+            said = self._template.last_words()
         if not self._started:  # the inside knows no path of the host
             for inside, source in self._shown().items():
                 said = said.replace(f"source path of {inside} ", f"source path {source} ")
@@ -188,9 +153,11 @@ class WarmAttempt(Attempt):
         if self._init_pidfd >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
-        elif self._template is not None and self._template.drop(self.ident):
-            self._end(signal.SIGKILL)
-        # else it is about to say which process it is, or that it has none
+        elif self._template is not None and self._standby is not None:
+            if self._template.drop(self._standby.ident):
+                self._end(signal.SIGKILL)
+            else:  # it is about to say which process it is, or that it has none
+                self._standby.stop()
 
     def on_gone(self, status: int, cpu_s: float, memory: int) -> None:
         """Take how its first process ended; all others have ended with it."""
@@ -207,5 +174,4 @@ class WarmAttempt(Attempt):
         if not self._is_gone:
             self._is_gone = True
             self._status = status
-            self._close_beside()
             self._all_dead()

@@ -15,6 +15,7 @@ COLD = frozenset(sys.modules)
 
 import ctypes
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from typing import Any, Final, NoReturn
 
 INFO: Final = CONTROL + 1
-"""Descriptor of the socket over which the supervisor learns which process this is, and says when it is in its groups."""
+"""Descriptor of the socket over which the supervisor learns which process this is, and hands it a step."""
 
 EXIT_NOT_MADE: Final = 77
+MESSAGE_MAX: Final = 1 << 17
+DESCRIPTORS_MAX: Final = 253
 SPACES: Final = 0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x04000000 | 0x40000000
 """Of users, mounts, processes, IPC, host name and network. That of control groups follows once it has entered them."""
 
@@ -62,37 +65,37 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("lines", ctypes.c_char_p))
 
 
-def born(order: Mapping[str, Any], descriptors: Sequence[int], filtering: bytes) -> int:
-    """Start the processes of one step; return the first one's id to the template. Raises: OSError.
+def born(beside: int, filtering: bytes) -> int:
+    """Make a clone that waits for a step; return its first process's id to the template. Raises: OSError.
 
     Args:
-        order: `epoch`; `rooms`, each with its path, bytes, number of files and mode; `mounts`, the paths of what is to be
-            shown; `hosts`, the text of `/etc/hosts` or None.
-        descriptors: standard output, standard error, the control socket, the socket of `INFO`, then one mount for each
-            of `mounts`.
+        beside: the socket of `INFO`. What comes over it is one order, `epoch`; `rooms`, each with its path, bytes, number of
+            files and mode; `mounts`, the paths of what is to be shown; `hosts`, the text of `/etc/hosts` or None; and with
+            it the descriptors of standard output, standard error, the control socket, and a mount for each of `mounts`.
         filtering: the filter of system calls.
     """
     pid = int(_libc.syscall(_SYSCALL, SPACES | signal.SIGCHLD, 0, 0, 0, 0))
     if pid < 0:
         raise OSError(f"Creating new namespace failed: {os.strerror(ctypes.get_errno())}")
     if pid == 0:
-        _live(order, descriptors, filtering)
+        _live(beside, filtering)
     return pid
 
 
-def _live(order: Mapping[str, Any], descriptors: Sequence[int], filtering: bytes) -> NoReturn:
-    complain = descriptors[1]
+def _live(beside: int, filtering: bytes) -> NoReturn:
     try:
-        mounts = _arrange(descriptors)
-        complain = 2
-        _require(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
+        _require(
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
+            "parent death signal",
+        )
+        _arrange([fcntl.fcntl(beside, fcntl.F_DUPFD, INFO + 1)], INFO)
         _map_user()
-        os.write(INFO, b"here")  # at once: where it lives does not concern what the supervisor does meanwhile
         os.setsid()
-        _furnish(order, mounts)
+        _cover()
         _raise_loopback()
-        if os.read(INFO, 1) != b"g":
-            raise OSError("the supervisor has gone")  # noqa: TRY301 -- the one place where it is told
+        os.write(INFO, b"here")
+        order, mounts = _order()
+        _furnish(order, mounts)
         _require(_libc.unshare(_NEW_GROUPS), "namespace of control groups")
         os.closerange(INFO, INFO + 1 + len(mounts))
         _drop_everything(filtering)
@@ -102,9 +105,21 @@ def _live(order: Mapping[str, Any], descriptors: Sequence[int], filtering: bytes
         os.closerange(0, INFO)
         _reap_until(step)
     except BaseException as error:  # noqa: BLE001 -- a forked child must never return into the template's loop
-        os.write(complain, f"sovrun: {error}\n".encode())
+        os.write(2, f"sovrun: {error}\n".encode())
     finally:
         os._exit(EXIT_NOT_MADE)
+
+
+def _order() -> tuple[dict[str, Any], list[int]]:
+    """Wait for a step, take its streams, and return its order with the descriptors of its mounts."""
+    with socket.socket(fileno=os.dup(INFO)) as beside:
+        message, descriptors, _, _ = socket.recv_fds(beside, MESSAGE_MAX, DESCRIPTORS_MAX)
+    if not message:  # it is not needed
+        os._exit(0)
+    above = max(descriptors) + 1
+    moved = [fcntl.fcntl(own, fcntl.F_DUPFD, above) for own in descriptors]
+    _arrange(moved[:3], 1)
+    return json.loads(message), _arrange(moved[3:], INFO + 1)
 
 
 def _require(result: int, what: str) -> None:
@@ -112,18 +127,22 @@ def _require(result: int, what: str) -> None:
         raise OSError(f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
-def _arrange(descriptors: Sequence[int]) -> list[int]:
-    """Give every descriptor its number, close the rest, and return those of the mounts."""
-    above = max(descriptors) + 1
-    moved = [fcntl.fcntl(own, fcntl.F_DUPFD, above + INFO + len(descriptors)) for own in descriptors]
-    for number, own in enumerate(moved, 1):
+def _arrange(descriptors: Sequence[int], first: int) -> list[int]:
+    """Give descriptors the numbers from `first` on, which are returned."""
+    numbers = list(range(first, first + len(descriptors)))
+    for number, own in zip(numbers, descriptors, strict=True):
         os.dup2(own, number)
-    os.closerange(1 + len(moved), os.sysconf("SC_OPEN_MAX"))
-    return list(range(INFO + 1, 1 + len(moved)))
+    if first >= INFO:  # whatever lies above is nobody's
+        os.closerange(first + len(numbers), os.sysconf("SC_OPEN_MAX"))
+    return numbers
 
 
 def _map_user() -> None:
-    for name, text in (("setgroups", "deny"), ("uid_map", "1000 1000 1"), ("gid_map", "1000 1000 1")):
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", "1000 1000 1"),
+        ("gid_map", "1000 1000 1"),
+    ):
         descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY)
         os.write(descriptor, text.encode())
         os.close(descriptor)
@@ -135,27 +154,39 @@ def _mount(kind: str, target: str, flags: int, options: str | None) -> None:
     _require(result, f"mount {kind} on {target}")
 
 
-def _furnish(order: Mapping[str, Any], mounts: Sequence[int]) -> None:
-    """Cover what the template has with the step's own: /proc, terminals, the places that may be written, what is shown.
+def _cover() -> None:
+    """Cover the template's processes and terminals with the clone's own.
 
-    Nothing is taken away, for what covers it cannot be lifted without the capability that is about to go.
+    Nothing is taken away, for what covers it cannot be lifted without the capability that goes before the step comes.
     """
     _mount("proc", "/proc", _NO_SUID_NO_DEV | _NO_EXEC, None)
     _mount("devpts", "/dev/pts", 2 | _NO_EXEC, "newinstance,ptmxmode=0666,mode=620")
+
+
+def _furnish(order: Mapping[str, Any], mounts: Sequence[int]) -> None:
+    """Make the places that may be written, and show what is to be shown."""
     for inside, size, files, mode in order["rooms"]:
         options = f"mode={mode},size={size},nr_inodes={files},uid=1000,gid=1000"
         _mount("tmpfs", inside, _NO_SUID_NO_DEV, options)
     targets = order["mounts"]
     inputs = [target for target in targets if target.startswith(exchange.INPUTS)]
     if inputs or order["hosts"] is not None:
-        _mount("tmpfs", exchange.INPUTS, _NO_SUID_NO_DEV, f"mode=755,nr_inodes={len(targets) + 8}")
+        _mount(
+            "tmpfs",
+            exchange.INPUTS,
+            _NO_SUID_NO_DEV,
+            f"mode=755,nr_inodes={len(targets) + 8}",
+        )
     for descriptor, target in zip(mounts, targets, strict=True):
         _show(descriptor, target)
     if order["hosts"] is not None:
         _tell_hosts(order["hosts"])
     if inputs or order["hosts"] is not None:
         flags = ctypes.c_ulong(_REMOUNT_BIND | _READ_ONLY | _NO_SUID_NO_DEV)
-        _require(_libc.mount(None, exchange.INPUTS.encode(), None, flags, None), "mount inputs read-only")
+        _require(
+            _libc.mount(None, exchange.INPUTS.encode(), None, flags, None),
+            "mount inputs read-only",
+        )
     os.chdir(exchange.WORK)
 
 
@@ -181,7 +212,10 @@ def _tell_hosts(text: str) -> None:
     _require(_libc.mount(path.encode(), b"/etc/hosts", None, flags, None), "mount /etc/hosts")
     os.unlink(path)  # noqa: PTH108 -- see above
     flags = ctypes.c_ulong(_REMOUNT_BIND | _READ_ONLY | _NO_SUID_NO_DEV)
-    _require(_libc.mount(None, b"/etc/hosts", None, flags, None), "mount /etc/hosts read-only")
+    _require(
+        _libc.mount(None, b"/etc/hosts", None, flags, None),
+        "mount /etc/hosts read-only",
+    )
 
 
 def _raise_loopback() -> None:

@@ -106,6 +106,9 @@ class Standby:
 
     def _on_entered(self) -> None:
         self._is_entered = True
+        if self._beside is not None:
+            with suppress(OSError):  # it has gone, which is about to be noticed
+                self._beside.send(b"g")
         self._hand_over()
 
     def _hand_over(self) -> None:

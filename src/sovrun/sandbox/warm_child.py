@@ -1,7 +1,7 @@
 """One step's processes in warm mode, from the template's clone to the runner: namespaces, mounts, and everything dropped.
 
-Owns: `born`. The first process of the new process namespace makes the step's own places, loses every capability and loads
-the filter; its child goes on as the runner does in a sandbox that bubblewrap made, attests the same and says the same.
+Owns: `born`. The first process of the new process namespace makes a child, which waits for a step, makes its places, loses
+every capability, loads the filter and goes on as the runner does in a sandbox that bubblewrap made.
 Must not touch: modules of the step. They are not even mounted before the template has been left.
 """
 
@@ -94,20 +94,27 @@ def _live(beside: int, filtering: bytes) -> NoReturn:
         _cover()
         _raise_loopback()
         os.write(INFO, b"here")
-        order, mounts = _order()
-        _furnish(order, mounts)
-        _require(_libc.unshare(_NEW_GROUPS), "namespace of control groups")
-        os.closerange(INFO, INFO + 1 + len(mounts))
-        _drop_everything(filtering)
-        step = os.fork()
+        if os.read(INFO, 1) != b"g":  # it is not needed
+            os._exit(0)
+        step = os.fork()  # here, as what forks copies much memory
         if step == 0:
-            _become_runner(order["epoch"])
-        os.closerange(0, INFO)
+            _become_step(filtering)
+        os.closerange(0, INFO + 1)
+        _drop_everything(filtering)
         _reap_until(step)
     except BaseException as error:  # noqa: BLE001 -- a forked child must never return into the template's loop
         os.write(2, f"sovrun: {error}\n".encode())
     finally:
         os._exit(EXIT_NOT_MADE)
+
+
+def _become_step(filtering: bytes) -> NoReturn:
+    order, mounts = _order()
+    _furnish(order, mounts)
+    _require(_libc.unshare(_NEW_GROUPS), "namespace of control groups")
+    os.closerange(INFO, INFO + 1 + len(mounts))
+    _drop_everything(filtering)
+    _become_runner(order["epoch"])
 
 
 def _order() -> tuple[dict[str, Any], list[int]]:

@@ -109,12 +109,15 @@ def _live(beside: int, filtering: bytes) -> NoReturn:
 
 
 def _become_step(filtering: bytes) -> NoReturn:
+    _leave_template()
     order, mounts = _order()
+    os.environ["SOURCE_DATE_EPOCH"] = str(order["epoch"])
     _furnish(order, mounts)
     _require(_libc.unshare(_NEW_GROUPS), "namespace of control groups")
     os.closerange(INFO, INFO + 1 + len(mounts))
     _drop_everything(filtering)
-    _become_runner(order["epoch"])
+    _forget_what_the_step_has_itself()
+    runner.main()
 
 
 def _order() -> tuple[dict[str, Any], list[int]]:
@@ -244,19 +247,17 @@ def _drop_everything(filtering: bytes) -> None:
     _require(loaded, "PR_SET_SECCOMP")
 
 
-def _become_runner(epoch: int) -> NoReturn:
-    """Leave nothing of the template that a cold step would not find, and run the step."""
+def _leave_template() -> None:
+    """Leave nothing of the template that a cold step would not find, as far as the step need not be known."""
     os.environ.clear()
     variables = exchange.fixed_environment(
-        epoch,
+        0,
         home=exchange.WORK,
         tmp="/tmp",  # noqa: S108 -- inside
         python_path=exchange.LIBRARY,
     )
     os.environ.update(variables | {"PWD": exchange.WORK})
     os.umask(0o022)
-    _forget_what_the_step_has_itself()
-    runner.main()
 
 
 def _forget_what_the_step_has_itself() -> None:

@@ -6,6 +6,7 @@ That its walls hold is shown with those of cold steps: every escape is tried in 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from sovrun.cli.doctor import doctor
 from sovrun.core.errors import InvalidSetting, IsolationUnavailable
 from sovrun.core.ids import Tenant
 from sovrun.sandbox.environment import environment_digest
@@ -287,3 +290,16 @@ def test_the_operators_words() -> None:
     ):
         with pytest.raises(InvalidSetting):
             parse_warm(variables)
+
+
+def test_doctor_tries_warm_mode_where_it_is_switched_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require_bubblewrap()
+    for word in ("1", "0"):
+        monkeypatch.setenv("SOVRUN_WARM", word)
+        with suppress(typer.Exit):
+            doctor(store="memory:", as_json=True)
+        items = json.loads(capsys.readouterr().out)["isolation"]["items"]
+        [found] = [item["detail"] for item in items if item["name"] == "step in a sandbox"]
+        assert found.endswith(", warm") == (word == "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 
 import typer
@@ -10,13 +11,15 @@ from rich.markup import escape
 from sovrun.cli.options import AsJson, StoreUrl
 from sovrun.cli.output import Exit, out, print_json
 from sovrun.sandbox.probe import probe
+from sovrun.sandbox.settings import SandboxSettings, parse_warm
 from sovrun.wiring import StoreAddress, store_facts
 
 
 def doctor(*, store: StoreUrl = None, as_json: AsJson = False) -> None:
     """Say what this machine can isolate and store; exit 3 when it cannot isolate steps or write the store."""
     address = StoreAddress.parse(store)
-    isolation = probe()
+    warm, modules = parse_warm(os.environ)
+    isolation = probe(SandboxSettings(warm=warm, warm_modules=modules))
     storage = store_facts(address)
     good = isolation.ok and all(fact.ok for fact in storage)
     if as_json:

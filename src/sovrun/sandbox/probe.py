@@ -134,7 +134,7 @@ def _ran(outcome: Succeeded) -> str:
     if outcome.walls is None:
         return took
     walls = outcome.walls
-    return f"{took} behind filter {walls.filter[:12]}, Landlock {walls.landlock or 'absent'}, memory {walls.memory}"
+    return f"{took} behind filter {walls.filter[:12]}, Landlock {walls.landlock or 'absent'}, memory {walls.memory}{', warm' * walls.warm}"
 
 
 def _run_alone(settings: SandboxSettings, folder: Path, task: Task) -> Succeeded | Failed:

@@ -47,7 +47,7 @@ connections = st.lists(
     ),
     max_size=3,
 ).map(tuple)
-walls = st.none() | st.builds(Walls, digests, numbers, st.sampled_from([HARD, BEST_EFFORT]))
+walls = st.none() | st.builds(Walls, digests, numbers, st.sampled_from([HARD, BEST_EFFORT]), st.booleans())
 failures = st.builds(
     Failure,
     codes,
@@ -83,7 +83,12 @@ def told(connections: tuple[Connection, ...]) -> dict[str, Any]:
 
 
 def behind(walls: Walls | None) -> dict[str, Any]:
-    return {} if walls is None else {"walls": asdict(walls)}
+    if walls is None:
+        return {}
+    members = asdict(walls)
+    if not members["warm"]:  # told only where it is so
+        del members["warm"]
+    return {"walls": members}
 
 
 def reported(failure: Failure) -> dict[str, Any]:

@@ -39,6 +39,7 @@ TEMPLATES_MAX: Final = 16
 """At a time; the one that has been idle longest makes room."""
 
 _CHUNK: Final = 1 << 16
+_FIX: Final = "change SOVRUN_WARM_MODULES, or switch SOVRUN_WARM off"
 _SAID_MAX: Final = 4 << 10
 _SECOND_US: Final = 1_000_000
 
@@ -385,7 +386,7 @@ class Template:
         if self._problems:
             return (
                 "warm_unavailable",
-                f"warm mode is not possible: {'; '.join(self._problems)}",
+                f"warm mode is not possible: {'; '.join(self._problems)}. {_FIX}",
             )
         if self._is_ready:
             return (

@@ -127,12 +127,12 @@ def _gather_events(
 ) -> None:
     steps = write.plan.steps
     now_us = write.now_us
-    sequence = write.run.sequence
+    number = key << 32 | write.run.sequence  # of an event: its run, then its place in the run's history
     for type_, position, actor, data in write.facts:
-        sequence += 1
+        number += 1
         step = None if position < 0 else steps[position].id
         if len(data) <= rows.EVENT_INLINE_MAX:
-            events.append((key, sequence, now_us, actor, type_, step, data))
+            events.append((number, now_us, actor, type_, step, data))
         else:
-            events.append((key, sequence, now_us, actor, type_, step, None))
-            large.append((key, sequence, data))
+            events.append((number, now_us, actor, type_, step, None))
+            large.append((key, number & 0xFFFFFFFF, data))

@@ -184,14 +184,12 @@ WHERE s.until_us <= ? AND s.state = 'awaiting_tool' AND s.reason IN ('retry_due'
 SELECT_NEXT_DUE: Final = """
 SELECT min(until_us) FROM step WHERE until_us > ? AND reason IN ('retry_due', 'lease_expired')"""
 
-INSERT_EVENT: Final = (
-    "INSERT INTO event (run, sequence, time_us, actor, type, step, data) VALUES (?, ?, ?, ?, ?, ?, ?)"
-)
+INSERT_EVENT: Final = "INSERT INTO event (key, time_us, actor, type, step, data) VALUES (?, ?, ?, ?, ?, ?)"
 INSERT_EVENT_DATA: Final = "INSERT INTO event_data (run, sequence, data) VALUES (?, ?, ?)"
 SELECT_EVENTS: Final = """
 SELECT e.sequence, e.time_us, e.actor, e.type, e.step, coalesce(e.data, d.data)
 FROM event e LEFT JOIN event_data d ON d.run = e.run AND d.sequence = e.sequence AND e.data IS NULL
-WHERE e.run = ? AND e.sequence > ? ORDER BY e.sequence LIMIT ?"""
+WHERE e.key > (?1 << 32 | ?2) AND e.key < (?1 + 1 << 32) ORDER BY e.key LIMIT ?3"""
 
 INSERT_PAYLOAD: Final = "INSERT OR IGNORE INTO payload (tenant, digest, body) VALUES (?, ?, ?)"
 SELECT_PAYLOAD: Final = "SELECT body FROM payload WHERE tenant = ? AND digest = ?"

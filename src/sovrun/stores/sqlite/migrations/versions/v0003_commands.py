@@ -13,6 +13,25 @@ depends_on = None
 _STATEMENTS = (
     "DROP TABLE worker",  # nothing was ever written to it
     "ALTER TABLE run ADD COLUMN repeat_effects TEXT",
+    # One number for (run, sequence): half the pages of a commit were those of the clustered table of events.
+    """
+    CREATE TABLE event_log (
+        key INTEGER PRIMARY KEY,
+        run INTEGER GENERATED ALWAYS AS (key >> 32) VIRTUAL,
+        sequence INTEGER GENERATED ALWAYS AS (key & 4294967295) VIRTUAL,
+        time_us INTEGER NOT NULL,
+        actor TEXT NOT NULL,
+        type TEXT NOT NULL,
+        step TEXT,
+        data TEXT
+    ) STRICT
+    """,
+    """
+    INSERT INTO event_log (key, time_us, actor, type, step, data)
+    SELECT run << 32 | sequence, time_us, actor, type, step, data FROM event ORDER BY run, sequence
+    """,
+    "DROP TABLE event",
+    "ALTER TABLE event_log RENAME TO event",
     """
     CREATE TABLE command (
         key INTEGER PRIMARY KEY,

@@ -56,7 +56,7 @@ def sample(annotation: Any) -> Any:
             walls=sample("Walls"),
         )
     if "Walls" in text:
-        return Walls(sample("Digest"), 7, "hard")
+        return Walls(sample("Digest"), 7, "hard", warm=True)
     if "Connection" in text:
         return (Connection("a.test", 443, "closed", 1, 2, 3, 4),)
     if "tuple" in text:

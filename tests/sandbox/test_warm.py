@@ -9,6 +9,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -303,3 +305,45 @@ def test_doctor_tries_warm_mode_where_it_is_switched_on(
         items = json.loads(capsys.readouterr().out)["isolation"]["items"]
         [found] = [item["detail"] for item in items if item["name"] == "step in a sandbox"]
         assert found.endswith(", warm") == (word == "1")
+
+
+ALONE = """
+import os, signal
+from sovrun.sandbox.warm_child import _is_alone
+
+def said():
+    return "alone" if _is_alone() else "not alone"
+
+print(said())
+lasting = os.fork()
+if lasting == 0:
+    signal.pause()
+short = os.fork()
+if short == 0:
+    os._exit(0)
+os.waitid(os.P_PID, short, os.WEXITED | os.WNOWAIT)
+print(said())
+os.kill(lasting, signal.SIGKILL)
+os.waitid(os.P_PID, lasting, os.WEXITED | os.WNOWAIT)
+print(said())
+"""
+
+
+def test_a_first_process_is_alone_only_when_all_that_it_could_wait_for_have_ended() -> None:
+    found = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True)
+    assert found.stdout.split("\n")[:-1] == ["alone", "not alone", "alone"]
+
+
+def groups_of(executor: SandboxExecutor) -> list[Path]:
+    """Return the directories of its steps' control groups; this machine may have none for it."""
+    link = executor._link
+    assert link is not None
+    return list(Path("/sys/fs/cgroup").glob(f"*/sovrun-{link._process.pid}"))
+
+
+async def test_the_control_groups_of_ended_steps_are_removed(tmp_path: Path, look: Path) -> None:
+    async with warm(tmp_path) as executor:
+        for _ in range(4):
+            value_of(await executor.execute(task("look:number", code=look)))
+        bases = groups_of(executor)
+        await eventually(lambda: all(len(list(base.glob("warm-*"))) <= 1 for base in bases))  # one stands by

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 from sovrun.sandbox.cgroups import Group
 from sovrun.sandbox.hub import Hub
 
+_CHUNK: Final = 1 << 10
 _CREDENTIALS: Final = struct.Struct("3i")
 _UNLIMITED: Final = {"memory": 1 << 50, "processes": 1 << 15}
 """Until the step's own limits are known, which is before anything of it runs."""
@@ -28,6 +29,9 @@ class Taker(Protocol):
 
     def on_process(self, pid: int, pidfd: int) -> None:
         """The first process of the step is known, and in its groups; the descriptor is the attempt's."""
+
+    def on_last(self, status: int, cpu_s: float, memory: int) -> None:
+        """The step has ended and left nothing behind, says its first process, which is about to end, too."""
 
     def on_gone(self, status: int, cpu_s: float, memory: int) -> None:
         """Its first process has ended, and all others with it; `status` is as of `waitpid`."""
@@ -121,8 +125,21 @@ class Standby:
         with suppress(OSError):  # it has gone, which is about to be noticed
             socket.send_fds(self._beside, [message], descriptors)
         close_all(descriptors)
+        self._hub.watch(self._beside.fileno(), self._on_end)
+
+    def _on_end(self) -> None:
+        """Take what its first process says of the step's end, when nothing else of the step is left."""
+        if self._beside is None:
+            return
+        try:
+            said = self._beside.recv(_CHUNK)
+        except OSError:
+            said = b""
+        self._hub.unwatch(self._beside.fileno())
         self._beside.close()
         self._beside = None
+        if said and self._taker is not None:
+            self._taker.on_last(**json.loads(said))
 
     # --- what the template tells ----------------------------------------------------------------------------------------
 
@@ -145,9 +162,8 @@ class Standby:
             close_all(self._order[1])
             self._order = None
         if self._beside is not None:
-            if not self._is_entered:
-                with suppress(KeyError):
-                    self._hub.unwatch(self._beside.fileno())
+            with suppress(KeyError):  # between its first word and its step nobody listens
+                self._hub.unwatch(self._beside.fileno())
             self._beside.close()
             self._beside = None
         if self._pidfd >= 0:

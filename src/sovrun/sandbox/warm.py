@@ -51,7 +51,6 @@ class WarmAttempt(Attempt):
         limits = task["limits"]
         self._template = self._templates.of(task["tenant"])
         self.uid = self._template.uid
-        self._oom_kills = oom_kills()
         shown = self._shown()
         mounts = detached(list(shown.values()))
         with ExitStack() as theirs, ExitStack() as ours:
@@ -79,6 +78,8 @@ class WarmAttempt(Attempt):
             "hosts": hosts,
         }
         standby.take(self, order, [*numbers, *mounts])
+        # What follows the clone does not wait for.
+        self._oom_kills = oom_kills()
         folders = [inside for inside, source in shown.items() if Path(source).is_dir()]
         frame = self._hub.frame
         folders += [inside for source, inside in frame["binds"] if Path(source).is_dir()]
@@ -159,8 +160,21 @@ class WarmAttempt(Attempt):
             else:  # it is about to say which process it is, or that it has none
                 self._standby.stop()
 
+    def on_last(self, status: int, cpu_s: float, memory: int) -> None:
+        """Conclude before its first process has ended, which is killed: whoever said this, nothing outlives it."""
+        if not self._is_gone:
+            self._kill_processes()
+            self._take(status, cpu_s, memory)
+
     def on_gone(self, status: int, cpu_s: float, memory: int) -> None:
         """Take how its first process ended; all others have ended with it."""
+        if self._is_gone:
+            if self._group is not None:
+                self._group.remove()  # it was not empty before
+        else:
+            self._take(status, cpu_s, memory)
+
+    def _take(self, status: int, cpu_s: float, memory: int) -> None:
         self._cpu_s = max(self._cpu_s, float(cpu_s))
         self._memory = max(self._memory, int(memory))
         self._end(status)

@@ -170,7 +170,7 @@ def shared_spaces(one: int, other: int | str) -> list[str]:
     return [
         space
         for space in SPACES
-        if Path(f"/proc/{one}/ns/{space}").stat().st_ino == Path(f"/proc/{other}/ns/{space}").stat().st_ino
+        if os.stat(f"/proc/{one}/ns/{space}").st_ino == os.stat(f"/proc/{other}/ns/{space}").st_ino  # noqa: PTH116
     ]
 
 

@@ -36,6 +36,8 @@ from support.requests import ACTOR, TENANT
 from support.scripted_provider import ScriptedProvider, Trouble, first
 
 OTHER = Tenant("other")
+LOOK_US = 1_000_000
+"""After so long an unknown outcome is looked for."""
 
 
 @pytest.fixture
@@ -333,6 +335,23 @@ async def test_stopping_lets_what_was_sent_have_its_answer_and_begins_nothing_mo
     assert (await bench.command(name)).state is CommandState.CONFIRMED
     assert (await bench.command(late)).state is CommandState.INTENDED
     assert len(bench.provider.called) == 1
+
+
+async def test_an_answer_ready_at_once_while_another_command_is_due_ends_the_layer() -> None:
+    """Whoever asks for it leaves at any moment of the other's life, also in that in which the layer hears of its end."""
+    bench = Bench()
+    async with bench.running():
+        known = await bench.execute(ORDER)
+    bench.provider.script = first(Trouble.LOST_ANSWER)
+    for moment in range(30):
+        bench.begin()
+        await bench.intend(key=f"due-{moment}")
+        await bench.turn()
+        bench.clock.advance(LOOK_US)
+        async with asyncio.timeout(10), bench.running():
+            assert (await bench.execute(ORDER)).body == known.body
+            for _ in range(moment):
+                await asyncio.sleep(0)
 
 
 async def test_what_is_recorded_of_a_command_can_be_read_as_it_was_asked(bench: Bench) -> None:

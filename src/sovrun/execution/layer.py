@@ -206,7 +206,7 @@ class CommandLayer:
         """Perform what is due until stopped. What a dead process left is taken up at once."""
         if self._alone:
             await self._persist(self._store.disown_commands)
-        while True:
+        while not self._stopping:
             self._moved.clear()
             due = await self._due()
             if self._stopping:
@@ -217,8 +217,10 @@ class CommandLayer:
                 self._under_way[command.id] = task
                 task.add_done_callback(lambda _, name=command.id: self._over(name))  # type: ignore[misc]
             if due and not fresh:  # all of it waits for its lane, and others may come for another lane
+                # `wait_for` would lose a cancellation that comes together with what it waits for
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._moved.wait(), LOOK_SECONDS)
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._moved.wait()
 
     async def _due(self) -> Sequence[Command]:
         limit = UNDER_WAY_MAX + len(

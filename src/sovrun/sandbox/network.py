@@ -120,7 +120,9 @@ async def resolve(endpoint: Endpoint) -> Sequence[str]:
     loop = asyncio.get_running_loop()
     asked = loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     try:
-        answers = await asyncio.wait_for(asked, RESOLVE_SECONDS)
+        # `wait_for` would lose a cancellation that comes together with the answer
+        async with asyncio.timeout(RESOLVE_SECONDS):
+            answers = await asked
     except TimeoutError:
         raise OSError(f"no answer within {RESOLVE_SECONDS:g} s") from None
     return [str(place[0]) for *_, place in answers]

@@ -282,10 +282,31 @@ async def test_depths_tell_what_is_queued_and_since_when(store: Store, clock: Se
     first, second = await store.depths(TENANT)
     assert (first.dag, first.queued, first.executing, first.oldest_us) == (APART.id, 6, 0, START_US)
     assert (second.dag, second.queued, second.oldest_us) == (SECOND.id, 0, None)
+    assert (first.runs, second.runs) == (2, 0)
     await store.claim(WORKER, 4)
     first, _ = await store.depths(TENANT)
     assert (first.queued, first.executing) == (2, 4)
     assert list(await store.depths(U)) == []
+
+
+async def test_the_step_that_waits_longest_may_stand_behind_a_newcomer(store: Store, clock: SetClock) -> None:
+    """An older run's later step comes to the queue after, and stands before, what has waited there for an hour."""
+    chain = dags.shaped(dags.CHAIN)
+    await submitted(store, chain, "1")
+    lease = await claim_one(store)
+    await submitted(store, chain, "2")
+    clock.advance(3_600_000_000)
+    await commit(store, done(lease))
+    [depth] = await store.depths(TENANT)
+    assert (depth.queued, depth.oldest_us) == (2, START_US)
+    lease = await claim_one(store)
+    assert lease.position == 1, "the newcomer goes first"
+    assert (await store.depths(TENANT))[0].oldest_us == START_US
+    clock.advance(7)
+    await claim_one(store)
+    assert (await store.depths(TENANT))[0].oldest_us is None
+    await commit(store, done(lease))
+    assert (await store.depths(TENANT))[0].oldest_us == clock.now_us()
 
 
 async def test_a_run_that_is_not_admitted_is_in_no_queue(store: Store) -> None:
@@ -296,15 +317,52 @@ async def test_a_run_that_is_not_admitted_is_in_no_queue(store: Store) -> None:
     assert (depth.queued, depth.oldest_us) == (0, None)
 
 
+async def test_depths_tell_how_many_runs_wait_to_be_admitted_since_when_and_why(
+    store: Store, clock: SetClock
+) -> None:
+    await store.register(registration(SINGLE))
+    await store.register(registration(SECOND))
+    await govern(store, SINGLE.id, runs_max=1)
+    first = await submitted(store, SINGLE, "1")
+    clock.advance(10)
+    second = await submitted(store, SINGLE, "2")
+    clock.advance(10)
+    urgent = await submitted(store, SINGLE, "3", priority=1)
+    depth, other = await store.depths(TENANT)
+    assert (depth.runs, depth.waiting, depth.waiting_us) == (1, 2, START_US + 10)
+    assert depth.waits_for == "run_limit"
+    assert (other.runs, other.waiting, other.waiting_us, other.waits_for) == (0, 0, None, None)
+    await govern(store, SINGLE.id, runs_max=1, paused=True)
+    assert (await waiting_for(store)) == {SINGLE.id: "dag_paused"}
+    await govern(store, paused=True)
+    assert (await waiting_for(store)) == {SINGLE.id: "tenant_paused"}
+    await cancelled(store, second)
+    [depth] = [depth for depth in await store.depths(TENANT) if depth.waiting]
+    assert (depth.waiting, depth.waiting_us) == (1, START_US + 20)
+    await govern(store)
+    await govern(store, runs_max=1)
+    await govern(store, SINGLE.id)
+    assert (await waiting_for(store)) == {SINGLE.id: "run_limit"}, "the tenant's"
+    await cancelled(store, first)
+    assert (await waiting_for(store)) == {}
+    await cancelled(store, urgent)
+    assert {(depth.runs, depth.waiting) for depth in await store.depths(TENANT)} == {(0, 0)}
+
+
+async def waiting_for(store: Store) -> dict[str, str | None]:
+    """Return why runs wait to be admitted, by DAG."""
+    return {depth.dag: depth.waits_for for depth in await store.depths(TENANT) if depth.waiting}
+
+
 # --- what blocked work costs --------------------------------------------------------------------------------------------
 
 
 class Counted:
-    """Counts the statements of a store's writing connection, and how far SQLite walks for them."""
+    """Counts the statements of a connection, and how far SQLite walks for them."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self.statements = self.ticks = 0
-        self._connection: sqlite3.Connection = store._writing
+        self._connection = connection
 
     def __enter__(self) -> Self:
         self._connection.set_trace_callback(self._stated)
@@ -336,7 +394,7 @@ async def test_ten_thousand_blocked_steps_cost_a_claim_nothing(tmp_path: Path, c
         if blocked:
             await govern(store, wide.id, **({"paused": True} if closed == "paused" else {"steps_max": 0}))
         await submitted(store, SINGLE, f"free{blocked}")
-        with Counted(store) as counted:
+        with Counted(store._writing) as counted:
             lease = await claim_one(store)
         costs.append((counted.statements, counted.ticks))
         await commit(store, done(lease))
@@ -344,4 +402,27 @@ async def test_ten_thousand_blocked_steps_cost_a_claim_nothing(tmp_path: Path, c
     (statements, ticks), (statements_blocked, ticks_blocked) = costs
     assert statements_blocked == statements
     assert ticks_blocked <= ticks + 5, "the walk through the tables is no longer either"
+    await store.close()
+
+
+async def test_depths_cost_the_same_however_much_waits(tmp_path: Path) -> None:
+    wide = replace(dags.dag(*(dags.step(f"s{number}") for number in range(2_000))), id=DagId("wide"))
+    store = SqliteStore.open_owner(fresh_file(tmp_path), SetClock())
+    reading = store._connection
+    await store.register(registration(SINGLE))
+    await govern(store, SINGLE.id, runs_max=0)
+    costs = []
+    for queued in (1, 4):
+        for number in range(queued):
+            await submitted(store, wide, f"queued{queued}.{number}", priority=number)
+        for number in range(100 * queued):
+            await submitted(store, SINGLE, f"waits{queued}.{number}")
+            if number % 2:
+                await cancelled(store, submission(SINGLE, f"waits{queued}.{number}").id)
+        with Counted(reading) as counted:
+            depths = await store.depths(TENANT)
+        costs.append(counted.ticks)
+    assert sum(depth.queued for depth in depths) == 10_000
+    assert sum(depth.waiting for depth in depths) == 250
+    assert costs[1] <= costs[0] + 1
     await store.close()

@@ -1,4 +1,4 @@
-"""A file of the first schema is brought up to date with its queue, its lanes and its counts right."""
+"""A file of an earlier schema is brought up to date with its queue, its lanes and its counts right."""
 
 from __future__ import annotations
 
@@ -28,16 +28,22 @@ LATER_US = 1_800_000_000_000_000
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    path = tmp_path / "runs.db"
-    path.write_bytes(gzip.decompress((KEPT / "schema-0001.db.gz").read_bytes()))
+    return unpacked(tmp_path, "0001")
+
+
+def unpacked(folder: Path, schema: str) -> Path:
+    path = folder / "runs.db"
+    path.write_bytes(gzip.decompress((KEPT / f"schema-{schema}.db.gz").read_bytes()))
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (schema,)
+    connection.close()
     return path
 
 
 @contextmanager
 def changed(path: Path) -> Iterator[sqlite3.Connection]:
-    """Change a file as the program of the first schema would have."""
+    """Change a file as the program of its schema would have."""
     connection = sqlite3.connect(path)
-    assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
     yield connection
     connection.commit()
     connection.close()
@@ -106,4 +112,32 @@ async def test_what_was_finished_reads_as_before(old: Path) -> None:
         for event in await store.events(TENANT, record.head.id)
     }
     assert told == before
+    await store.close()
+
+
+async def test_a_file_of_the_third_schema_tells_what_waits_and_since_when(tmp_path: Path) -> None:
+    old = unpacked(tmp_path, "0003")
+    with changed(old) as connection:
+        (lane,) = connection.execute("SELECT key FROM lane WHERE dag = 'completes'").fetchone()
+        connection.execute("UPDATE lane SET queued = 2 WHERE key = ?", (lane,))
+        places = [(lane, 1, 1, 0, 1_700_000_000_000_009), (lane, 100, 2, 0, 1_700_000_000_000_005)]
+        connection.executemany("INSERT INTO queue VALUES (?, ?, ?, ?, ?)", places)
+        connection.execute(
+            "UPDATE run SET admitted = 0, executing = 0, state = 'received', started = 0, lane = ?"
+            " WHERE ended_us IS NULL",
+            (lane,),
+        )
+        (created_us,) = connection.execute("SELECT created_us FROM run WHERE ended_us IS NULL").fetchone()
+    store = opened(old)
+    depth, *others = await store.depths(TENANT)
+    assert (depth.dag, depth.queued, depth.oldest_us) == ("completes", 2, 1_700_000_000_000_005)
+    assert (depth.runs, depth.waiting, depth.waiting_us) == (0, 1, created_us)
+    assert {(other.runs, other.waiting, other.oldest_us) for other in others} == {(0, 0, None)}
+    await store.close()
+
+
+async def test_a_file_of_the_third_schema_counts_the_runs_that_were_admitted(tmp_path: Path) -> None:
+    store = opened(unpacked(tmp_path, "0003"))
+    runs = {depth.dag: (depth.runs, depth.waiting) for depth in await store.depths(TENANT)}
+    assert runs == {"completes": (0, 0), "fails": (0, 0), "killed": (1, 0)}
     await store.close()

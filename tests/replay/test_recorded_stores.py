@@ -30,7 +30,7 @@ def told_now(store: str, folder: Path, *arguments: str) -> list[dict[str, Any]]:
 
 
 def test_every_schema_has_its_store() -> None:
-    assert {"schema-0001.db.gz", "schema-0002.db.gz"} <= {path.name for path in STORES}
+    assert {f"schema-000{number}.db.gz" for number in (1, 2, 3)} <= {path.name for path in STORES}
 
 
 @recorded

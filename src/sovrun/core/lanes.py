@@ -139,6 +139,10 @@ class Lanes:
             return Reason.RUN_LIMIT
         return None
 
+    def reason(self, lane: Lane) -> Reason:
+        """Return why the runs of a lane that are not admitted wait, the first of them at least."""
+        return self.waits_for(lane) or Reason.RUN_LIMIT
+
 
 def _bound(limit: int | None) -> int:
     return UNBOUNDED if limit is None else limit

@@ -21,7 +21,17 @@ from sovrun.core.step import Step
 from sovrun.core.turns import Turn
 from sovrun.ports import Clock
 from sovrun.store.payload import Payload
-from sovrun.store.protocol import DagRecord, Depth, Governance, Lease, Pending, RunRecord, Submission, Wait
+from sovrun.store.protocol import (
+    DagRecord,
+    Depth,
+    Governance,
+    Lease,
+    Pending,
+    RunRecord,
+    Submission,
+    Wait,
+    depth_of,
+)
 
 UNSTARTED = frozenset({State.RECEIVED, State.QUEUED, State.AWAITING_TOOL, State.AWAITING_USER_CONFIRMATION})
 WAITS = frozenset({State.AWAITING_TOOL, State.AWAITING_USER_CONFIRMATION})
@@ -197,13 +207,15 @@ class MemoryReads:
         ]
 
     def _depth(self, lane: Lane) -> Depth:
-        heads: dict[int, Place] = {}
-        for place in self._heads(lane, lane.queued):
-            heads.setdefault(place[0], place)
-        since = [self._queued_us[place] for place in heads.values()]
-        return Depth(
-            lane.tenant, lane.dag, lane.limits, lane.queued, lane.executing, min(since, default=None)
-        )
+        since = [self._queued_us[place] for place in self._heads(lane, lane.queued)]
+        waiting = [kept.created_us for kept in self._not_admitted() if self._lane_of(kept) is lane]
+        return depth_of(self._lanes, lane, min(since, default=None), min(waiting, default=None))
+
+    def _not_admitted(self) -> list[Kept]:
+        """Return the runs that wait to be admitted."""
+        return [
+            kept for kept in self._runs.values() if not kept.head.admitted and kept.head.state not in TERMINAL
+        ]
 
     async def tenant_limits(self, tenant: Tenant) -> Limits:
         """See `Store.tenant_limits`."""
@@ -222,7 +234,7 @@ class MemoryReads:
         record = _recorded(kept)
         if kept.head.admitted or kept.head.state in TERMINAL:
             return record
-        reason = self._lanes.waits_for(self._lane_of(kept)) or Reason.RUN_LIMIT
+        reason = self._lanes.reason(self._lane_of(kept))
         return replace(record, head=record.head._replace(reason=reason))
 
     def _of(self, tenant: Tenant, run: RunId) -> Kept:

@@ -387,11 +387,7 @@ class MemoryStore(MemoryReads, MemoryJournal):
         """Admit runs that waited for a quota or an unpause, first come first, where there is room now."""
         while any(lane.waiting and self._lanes.waits_for(lane) is None for lane in self._lanes):
             waiting = [
-                kept
-                for kept in self._runs.values()
-                if not kept.head.admitted
-                and kept.head.state not in TERMINAL
-                and self._lanes.waits_for(self._lane_of(kept)) is None
+                kept for kept in self._not_admitted() if self._lanes.waits_for(self._lane_of(kept)) is None
             ]
             kept = min(waiting, key=lambda kept: (kept.head.priority, kept.head.key))
             write = Write(kept.plan, kept.head, self._clock.now_us())

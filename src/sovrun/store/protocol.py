@@ -14,8 +14,8 @@ from typing import Final, NamedTuple, Protocol
 from sovrun.core.actions import Action
 from sovrun.core.events import Event
 from sovrun.core.ids import Actor, DagId, Digest, RunId, StepId, Tenant, WorkerId
-from sovrun.core.lanes import Limits
-from sovrun.core.lifecycle import State
+from sovrun.core.lanes import Lane, Lanes, Limits
+from sovrun.core.lifecycle import Reason, State
 from sovrun.core.run import Run
 from sovrun.core.step import Complete, Fail, Step
 from sovrun.store.journal import Journal, JournalReads
@@ -217,7 +217,10 @@ class Depth:
 
     Args:
         executing: steps that workers hold, those included whose leases ended while their processes may still run.
-        oldest_us: since when the steps wait that are next in their priorities, the longest of them; None when none does.
+        oldest_us: since when the step is in the queue that has been there longest; None when none is.
+        runs: admitted and not terminal; waiting: not admitted yet, and in no queue before they are.
+        waiting_us: since when the run waits to be admitted that has waited longest; None when none does.
+        waits_for: why they are not admitted; None when none waits.
     """
 
     tenant: Tenant
@@ -226,6 +229,16 @@ class Depth:
     queued: int
     executing: int
     oldest_us: int | None
+    runs: int
+    waiting: int
+    waiting_us: int | None
+    waits_for: Reason | None
+
+
+def depth_of(lanes: Lanes, lane: Lane, oldest_us: int | None, waiting_us: int | None) -> Depth:
+    """Return the queue of a lane of `lanes`, which have all lanes of its tenant."""
+    counts = (lane.queued, lane.executing, oldest_us, lane.runs, lane.waiting, waiting_us)
+    return Depth(lane.tenant, lane.dag, lane.limits, *counts, lanes.reason(lane) if lane.waiting else None)
 
 
 class Reads(JournalReads, Protocol):

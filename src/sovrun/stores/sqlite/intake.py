@@ -69,9 +69,9 @@ class Intake:
         waits_for = self._queue.lanes.waits_for(lane) or (Reason.RUN_LIMIT if lane.waiting else None)
         write.receive(s.actor, received_data(s), waits_for)
         if waits_for is None:
-            self._queue.lanes.run_admitted(lane, 1)
+            self._queue.admitted(lane, 1)
         else:
-            lane.waiting += 1
+            self._queue.waits(lane, 1)
         note = None if s.note is None else s.note.digest
         batch.new[key] = (
             *(

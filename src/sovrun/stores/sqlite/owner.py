@@ -330,9 +330,9 @@ class Owner:
             write.end(outcome_of(write.run.version, write.run.inputs, write.plan.steps, results))
             lane = self._runs.hot[write.run.key].lane
             if write.run.admitted:
-                self._queue.lanes.run_admitted(lane, -1)
+                self._queue.admitted(lane, -1)
             else:
-                lane.waiting -= 1
+                self._queue.waits(lane, -1)
 
     def _admit_waiting(self, batch: Batch) -> None:
         """Admit runs that waited for a quota or an unpause, first come first, where there is room now."""
@@ -351,8 +351,8 @@ class Owner:
             write.admit()
             lane = self._runs.hot[write.run.key].lane
             del heads[lane.key]
-            lane.waiting -= 1
-            lanes.run_admitted(lane, 1)
+            self._queue.waits(lane, -1)
+            self._queue.admitted(lane, 1)
 
     def _waiting_runs(self, batch: Batch, lane: Lane) -> Iterator[Write]:
         """Yield the runs of a lane that are not admitted, in order, those of this batch among them."""

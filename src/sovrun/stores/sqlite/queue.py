@@ -45,7 +45,7 @@ class Queue:
         self._connection = connection
         self.lanes = Lanes()
         self._changed: set[int] = set()
-        self._written: dict[int, tuple[int, int]] = {}
+        self._written: dict[int, tuple[int, int, int, int]] = {}
         """By lane the counts that the file has, as far as they were written since `load`."""
         saved = connection.execute(rows.SELECT_SETTING, (_TURN,)).fetchone()
         tenant, used = json.loads(saved[0]) if saved else ("", 0)
@@ -97,6 +97,16 @@ class Queue:
         if steps:
             self.lanes.held(lane, steps)
             self._changed.add(lane.key)
+
+    def admitted(self, lane: Lane, runs: int) -> None:
+        """Count runs that were admitted or, negative, have ended."""
+        self.lanes.run_admitted(lane, runs)
+        self._changed.add(lane.key)
+
+    def waits(self, lane: Lane, runs: int) -> None:
+        """Count runs that wait to be admitted or, negative, do so no more."""
+        lane.waiting += runs
+        self._changed.add(lane.key)
 
     def take(self, slots: int) -> list[Taken]:
         """Take up to `slots` steps from the heads of open lanes, tenants in turn."""
@@ -172,7 +182,7 @@ class Queue:
         if self._changed:
             for key in self._changed:
                 lane = self.lanes[key]
-                counts = (lane.queued, lane.executing)
+                counts = (lane.queued, lane.executing, lane.runs, lane.waiting)
                 if self._written.get(key) != counts:  # a chain that goes on holds as many steps as before
                     self._connection.execute(rows.UPDATE_LANE, (*counts, key))
                     self._written[key] = counts

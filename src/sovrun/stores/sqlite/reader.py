@@ -16,7 +16,7 @@ from sovrun.core.lanes import Lane, Lanes, Limits
 from sovrun.core.lifecycle import TERMINAL, Reason, State
 from sovrun.core.step import Step
 from sovrun.store.payload import Payload
-from sovrun.store.protocol import DagRecord, Depth, Lease, Pending, RunRecord, Wait
+from sovrun.store.protocol import DagRecord, Depth, Lease, Pending, RunRecord, Wait, depth_of
 from sovrun.stores.sqlite import rows
 from sovrun.stores.sqlite.journal_reader import JournalReader
 from sovrun.stores.sqlite.schema import connect_reader
@@ -103,7 +103,7 @@ class SqliteReader(JournalReader):
         lanes.tenant(tenant).limits = await self.tenant_limits(tenant)
         lanes.tenant(tenant).runs = of_tenant - of_lane
         one = lanes.add(Lane(key, tenant, dag, Limits(bool(paused), runs_max), runs=of_lane))
-        return lanes.waits_for(one) or Reason.RUN_LIMIT
+        return lanes.reason(one)
 
     async def unfinished(self) -> Sequence[tuple[Tenant, RunId]]:
         """See `Store.unfinished`."""
@@ -160,19 +160,16 @@ class SqliteReader(JournalReader):
 
     async def depths(self, tenant: Tenant) -> Sequence[Depth]:
         """See `Store.depths`."""
-        return [
-            Depth(
-                tenant,
-                DagId(dag),
-                rows.limits_of((paused, runs_max, steps_max)),
-                queued,
-                executing,
-                self._read(rows.SELECT_OLDEST, (key, key, key))[0][0],
-            )
-            for key, dag, paused, runs_max, steps_max, queued, executing in self._read(
-                rows.SELECT_DEPTHS, (tenant,)
-            )
-        ]
+        lanes = Lanes()
+        oldest: list[tuple[Lane, int | None, int | None]] = []
+        for key, dag, paused, runs, steps, *counts, oldest_us, waiting_us, _, _, _ in (
+            found := self._read(rows.SELECT_DEPTHS, (tenant,))
+        ):
+            lane = lanes.add(Lane(key, tenant, DagId(dag), rows.limits_of((paused, runs, steps)), *counts))
+            oldest.append((lane, oldest_us, waiting_us))
+        if found:
+            lanes.tenant(tenant).limits = rows.limits_of(found[0][-3:])
+        return [depth_of(lanes, *each) for each in oldest]
 
     async def tenant_limits(self, tenant: Tenant) -> Limits:
         """See `Store.tenant_limits`."""

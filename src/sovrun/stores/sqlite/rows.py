@@ -114,7 +114,7 @@ SELECT l.key, l.tenant, l.dag, l.paused, l.runs_max, l.steps_max,
     (SELECT count(*) FROM run r WHERE r.lane = l.key AND r.admitted = 0 AND r.ended_us IS NULL)
 FROM lane l"""
 INSERT_LANE: Final = "INSERT INTO lane (tenant, dag) VALUES (?, ?) RETURNING key"
-UPDATE_LANE: Final = "UPDATE lane SET queued = ?, executing = ? WHERE key = ?"
+UPDATE_LANE: Final = "UPDATE lane SET queued = ?, executing = ?, runs = ?, waiting = ? WHERE key = ?"
 GOVERN_LANE: Final = "UPDATE lane SET paused = ?, runs_max = ?, steps_max = ? WHERE key = ?"
 SELECT_TENANTS: Final = "SELECT tenant, paused, runs_max, steps_max, weight FROM tenant"
 SELECT_TENANT: Final = "SELECT paused, runs_max, steps_max, weight FROM tenant WHERE tenant = ?"
@@ -123,15 +123,12 @@ INSERT INTO tenant (tenant, paused, runs_max, steps_max, weight) VALUES (?, ?, ?
 SET paused = excluded.paused, runs_max = excluded.runs_max, steps_max = excluded.steps_max, weight = excluded.weight"""
 INSERT_ACT: Final = "INSERT INTO act (tenant, time_us, actor, type, data) VALUES (?, ?, ?, ?, ?)"
 SELECT_DEPTHS: Final = """
-SELECT key, dag, paused, runs_max, steps_max, queued, executing FROM lane WHERE tenant = ? ORDER BY dag"""
-SELECT_OLDEST: Final = """
-WITH RECURSIVE level (priority) AS (
-    SELECT min(priority) FROM queue WHERE lane = ?
-    UNION ALL
-    SELECT (SELECT min(q.priority) FROM queue q WHERE q.lane = ? AND q.priority > level.priority)
-    FROM level WHERE level.priority IS NOT NULL)
-SELECT min((SELECT q.since_us FROM queue q WHERE q.lane = ? AND q.priority = level.priority
-    ORDER BY q.run, q.position LIMIT 1)) FROM level"""
+SELECT l.key, l.dag, l.paused, l.runs_max, l.steps_max, l.queued, l.executing, l.runs, l.waiting,
+    (SELECT min(q.since_us) FROM queue q WHERE q.lane = l.key),
+    (SELECT min(r.created_us) FROM run r WHERE r.lane = l.key AND r.admitted = 0 AND r.ended_us IS NULL),
+    coalesce(t.paused, 0), t.runs_max, t.steps_max
+FROM lane l LEFT JOIN tenant t ON t.tenant = l.tenant WHERE l.tenant = ? ORDER BY l.dag"""
+"""One statement, so that all of it is of one moment."""
 SELECT_WAITING_RUN: Final = """
 SELECT priority, key FROM run
 WHERE lane = ? AND admitted = 0 AND (priority, key) > (?, ?) AND ended_us IS NULL ORDER BY priority, key LIMIT 1"""
@@ -172,9 +169,8 @@ WHERE r.tenant = ? AND r.ended_us IS NULL AND r.awaiting_tool + r.awaiting_user 
         > (?, (SELECT key FROM run WHERE tenant = ? AND id = ?), ?)
 ORDER BY coalesce(s.since_us, r.time_us), r.key, s.position LIMIT ?"""
 SELECT_ADMISSION: Final = """
-SELECT l.key, l.tenant, l.dag, l.paused, l.runs_max,
-    (SELECT count(*) FROM run o WHERE o.lane = l.key AND o.admitted = 1 AND o.ended_us IS NULL),
-    (SELECT count(*) FROM run o WHERE o.tenant = l.tenant AND o.admitted = 1 AND o.ended_us IS NULL)
+SELECT l.key, l.tenant, l.dag, l.paused, l.runs_max, l.runs,
+    (SELECT sum(o.runs) FROM lane o WHERE o.tenant = l.tenant)
 FROM lane l WHERE l.key = ?"""
 COUNT_RERUNS: Final = "SELECT count(*) FROM run WHERE tenant = ? AND parent = ?"
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from sovrun.core.errors import SovrunError, StoreOwned, StoreUnavailable, StoreVersion
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The newest version of the schema that this program knows."""
 
 APPLICATION_ID: Final = 0x534F5652

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from sovrun.core.canonical import decode
 from sovrun.core.errors import IllegalTransition
 from sovrun.core.ids import RunId
 from sovrun.core.lifecycle import Cause, State
@@ -298,6 +299,10 @@ async def test_the_failures_of_a_run_are_counted_over_all_its_steps(store: Store
     assert await store.claim(WORKER, 9) == []
     assert (await commit(store, done(third))).ended == (run,)
     assert await head_of(store, run) == (State.FAILED, False)
+    decided = [
+        decode(event.data.encode()) for event in await store.events(TENANT, run) if "failures" in event.data
+    ]
+    assert [(data["runFailures"], data["runFailuresLeft"]) for data in decided] == [(1, 1), (2, 0)]
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["lost", "reported"])
@@ -323,5 +328,8 @@ async def test_a_lost_lease_is_no_failure_of_the_run(store: Store) -> None:
     await store.submit(submission(spec, "2"))
     await claim_one(store)
     await store.recover()
+    lost = next(event for event in await store.events(TENANT, run) if event.type == "step.awaiting_tool")
+    data = decode(lost.data.encode())
+    assert (data["runFailures"], data["runFailuresLeft"]) == (0, 1)
     await drained(store)
     assert await head_of(store, run) == (State.COMPLETED, True)

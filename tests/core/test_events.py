@@ -14,6 +14,7 @@ from sovrun.core.events import (
     Budget,
     Event,
     Failure,
+    RunBudget,
     StepCancelled,
     StepCompleted,
     StepFailed,
@@ -36,7 +37,9 @@ MANY = settings(max_examples=1_000, deadline=None)
 
 numbers = st.integers(0, 2**53 - 1)
 instants = st.integers(0, 4_000_000_000_000_000)
-budgets = st.builds(Budget, numbers, numbers, numbers, numbers)
+budgets = st.builds(
+    Budget, *(numbers, numbers, numbers, numbers), run=st.none() | st.builds(RunBudget, numbers, numbers)
+)
 connections = st.lists(
     st.builds(
         Connection,
@@ -72,6 +75,11 @@ def spent(budget: Budget) -> dict[str, Any]:
         "attemptsLeft": budget.attempts_left,
         "failures": budget.failures,
         "failuresLeft": budget.failures_left,
+        **(
+            {}
+            if budget.run is None
+            else {"runFailures": budget.run.failures, "runFailuresLeft": budget.run.failures_left}
+        ),
     }
 
 

@@ -151,6 +151,23 @@ def test_budgets_are_spent_exactly() -> None:
         assert violation.rule == rule, name
 
 
+def test_what_is_left_to_the_run_is_recorded_wherever_it_has_a_budget() -> None:
+    spec = replace(SINGLE, failure_budget=3)
+    told = changed(FAILING, 6, runFailures=1, runFailuresLeft=2)
+    told = changed(told, 10, runFailures=2, runFailuresLeft=1)
+    assert check_run(history(spec, told)) is None
+    refused = {
+        "not told": (spec, FAILING),
+        "told of the step alone": (spec, changed(told, 10, runFailures=1)),
+        "too much left": (spec, changed(told, 10, runFailuresLeft=2)),
+        "told where there is none": (SINGLE, told),
+    }
+    for name, (of, rows) in refused.items():
+        violation = check_run(history(of, rows))
+        assert violation is not None, name
+        assert violation.rule == "budgets", name
+
+
 def test_a_failure_that_is_final_is_never_retried() -> None:
     final = frozenset({"step_raised"})
     violation = check_run(history(SINGLE, FAILING), final)

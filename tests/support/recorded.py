@@ -16,6 +16,7 @@ from sovrun.core.events import (
     Budget,
     Event,
     Failure,
+    RunBudget,
     StepCancelled,
     StepCompleted,
     StepEvent,
@@ -105,4 +106,5 @@ def _failure(data: Mapping[str, Any]) -> Failure:
 
 
 def _budget(data: Mapping[str, Any]) -> Budget:
-    return Budget(data["attempts"], data["failures"], data["attemptsLeft"], data["failuresLeft"])
+    run = RunBudget(data["runFailures"], data["runFailuresLeft"]) if "runFailures" in data else None
+    return Budget(data["attempts"], data["failures"], data["attemptsLeft"], data["failuresLeft"], run)

@@ -78,21 +78,35 @@ class StepCompleted:
         )
 
 
+class RunBudget(NamedTuple):
+    """What is spent and what is left of a run's failure budget, over all its steps."""
+
+    failures: int
+    failures_left: int
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What is spent and what is left of a step's two budgets."""
+    """What is spent and what is left of a step's two budgets; `run` is of its run, None when that has no budget."""
 
     attempts: int
     failures: int
     attempts_left: int
     failures_left: int
+    run: RunBudget | None = None
 
     def members(self) -> str:
-        """Return the members of the JSON object in which a budget is recorded."""
+        """Return the members of the JSON object in which the step's own budgets are recorded."""
         return (
             f'"attempts":{self.attempts},"attemptsLeft":{self.attempts_left},'
             f'"failures":{self.failures},"failuresLeft":{self.failures_left}'
         )
+
+    def of_run(self) -> str:
+        """Return the members that tell of the run's budget, to follow others; none where the run has no budget."""
+        if self.run is None:
+            return ""
+        return f',"runFailures":{self.run.failures},"runFailuresLeft":{self.run.failures_left}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +159,7 @@ class StepRetryScheduled:
             f'"circumstance":{circumstance},{connections_member(failure.connections)}'
             f'"decision":"{Reason.RETRY_SCHEDULED}","environment":"{failure.environment}",'
             f'"errorHash":"{failure.error}","failure":"{failure.code}","failures":{self.budget.failures},'
-            f'"failuresLeft":{self.budget.failures_left},"reason":"{Reason.RETRY_DUE}",'
+            f'"failuresLeft":{self.budget.failures_left},"reason":"{Reason.RETRY_DUE}"{self.budget.of_run()},'
             f'"stepHash":{_text(failure.step_hash)},"until":"{time_text(self.until_us)}"'
             f"{walls_member(failure.walls)}}}"
         )
@@ -165,7 +179,7 @@ class StepLeaseExpired:
     def data(self) -> str:
         """Return the canonical JSON of what is recorded."""
         return (
-            f'{{{self.budget.members()},"reason":"{Reason.LEASE_EXPIRED}",'
+            f'{{{self.budget.members()},"reason":"{Reason.LEASE_EXPIRED}"{self.budget.of_run()},'
             f'"until":"{time_text(self.until_us)}","worker":{_text(self.worker)}}}'
         )
 
@@ -189,12 +203,13 @@ class StepFailed:
         if failure is None:
             return (
                 f'{{"attempts":{budget.attempts},"attemptsLeft":{budget.attempts_left},"cause":"{self.cause}",'
-                f'"failures":{budget.failures},"failuresLeft":{budget.failures_left},"reason":"{self.reason}"}}'
+                f'"failures":{budget.failures},"failuresLeft":{budget.failures_left},"reason":"{self.reason}"'
+                f"{budget.of_run()}}}"
             )
         return (
             f'{{"attempts":{budget.attempts},"attemptsLeft":{budget.attempts_left},"cause":"{self.cause}",'
             f'{failure.members()},"failures":{budget.failures},"failuresLeft":{budget.failures_left},'
-            f'"reason":"{self.reason}","stepHash":{_text(failure.step_hash)}'
+            f'"reason":"{self.reason}"{budget.of_run()},"stepHash":{_text(failure.step_hash)}'
             f"{walls_member(failure.walls)}}}"
         )
 

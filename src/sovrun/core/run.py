@@ -17,6 +17,7 @@ from sovrun.core.errors import IllegalTransition
 from sovrun.core.events import (
     ENGINE,
     Fact,
+    RunBudget,
     StepAwaitsAnswer,
     StepAwaitsApproval,
     StepCancelled,
@@ -201,7 +202,7 @@ class Write:
             self.plan.steps[position].retry,
             self.now_us,
             stopping=self.stopping,
-            run_budget_left=not self._spent(self.failures + failed),
+            run_budget=self._budget_after(self.failures + failed),
         )
         self.failures += failed
         if isinstance(event, StepCancelled | StepFailed) and self._is_stopped_by_its_budget(event):
@@ -230,9 +231,10 @@ class Write:
         self._count(before, step.state)
         return step
 
-    def _spent(self, failures: int) -> bool:
+    def _budget_after(self, failures: int) -> RunBudget | None:
+        """Return what is left of the run's failure budget after so many failures, None when it has none."""
         budget = self.plan.spec.failure_budget
-        return budget is not None and failures >= budget
+        return None if budget is None else RunBudget(failures, max(0, budget - failures))
 
     def start(self, claimed: Sequence[tuple[int, Step]], worker: WorkerId, actor: Actor) -> None:
         """Lease steps to a worker: queued ones and those whose wait is over."""
@@ -393,7 +395,8 @@ class Write:
             return None
         if self.plan.spec.fail_fast:
             return Reason.FAIL_FAST
-        return Reason.RUN_BUDGET_EXHAUSTED if self._spent(self.failures) else None
+        budget = self._budget_after(self.failures)
+        return Reason.RUN_BUDGET_EXHAUSTED if budget is not None and budget.failures_left == 0 else None
 
     @property
     def ending(self) -> State | None:

@@ -13,6 +13,7 @@ from sovrun.core.errors import CorruptHistory, IllegalTransition, LeaseLost
 from sovrun.core.events import (
     Budget,
     Failure,
+    RunBudget,
     StepAwaitsAnswer,
     StepAwaitsApproval,
     StepAwaitsCommand,
@@ -125,18 +126,18 @@ def decide(
     now_us: int,
     *,
     stopping: bool = False,
-    run_budget_left: bool = True,
+    run_budget: RunBudget | None = None,
 ) -> StepEvent:
     """Return the event `command` causes at `now_us`; change nothing.
 
     Args:
         retry: the step's policy; stopping: the run is being stopped, so nothing is tried again.
-        run_budget_left: the run's failure budget admits another failure after this one.
+        run_budget: of the run, after this command; None when it has no failure budget.
     Raises: LeaseLost when a report comes from another lease than the current one; IllegalTransition when the
         lifecycle has no such move.
     """
-    event = _outcome_of(step, command, retry, now_us, stopping=stopping)
-    if isinstance(event, StepRetryScheduled) and not run_budget_left:
+    event = _outcome_of(step, command, retry, now_us, stopping=stopping, run_budget=run_budget)
+    if isinstance(event, StepRetryScheduled) and run_budget is not None and run_budget.failures_left == 0:
         event = StepFailed(Reason.RUN_BUDGET_EXHAUSTED, Cause.CIRCUMSTANCE, event.budget, event.failure)
     if not is_move(step.state, event.target):
         raise _illegal(step, command)  # no command of a step may use the table's answer "no change"
@@ -150,7 +151,15 @@ def _illegal(step: Step, command: StepCommand) -> IllegalTransition:
     )
 
 
-def _outcome_of(step: Step, command: StepCommand, retry: Retry, now_us: int, *, stopping: bool) -> StepEvent:
+def _outcome_of(
+    step: Step,
+    command: StepCommand,
+    retry: Retry,
+    now_us: int,
+    *,
+    stopping: bool,
+    run_budget: RunBudget | None,
+) -> StepEvent:
     match command:
         case Start(worker):
             return StepStarted(worker, step.attempts + 1, step.fence)
@@ -159,11 +168,13 @@ def _outcome_of(step: Step, command: StepCommand, retry: Retry, now_us: int, *, 
             return StepCompleted(step_hash, output, environment, step.attempts, chosen, connections, walls)
         case Fail(fence, failure):
             _require_fence(step, fence)
-            return _after_failure(step, failure, now_us, retry, stopping=stopping)
+            budget = _budget(step, step.failures + 1, retry, run_budget)
+            return _after_failure(step, failure, now_us, retry, budget, stopping=stopping)
         case LoseLease():
             if step.state is not State.EXECUTING:
                 raise _illegal(step, command)
-            return _after_lost_lease(step, now_us, retry, stopping=stopping)
+            budget = _budget(step, step.failures, retry, run_budget)
+            return _after_lost_lease(step, now_us, budget, stopping=stopping)
         case Cancel(reason):
             return StepCancelled(reason, cancel_cause(reason))
 
@@ -180,10 +191,11 @@ def _require_fence(step: Step, fence: int) -> None:
         raise LeaseLost(f"lease {fence} ended; the step is {step.state} and its lease is {step.fence}")
 
 
-def _after_failure(step: Step, failure: Failure, now_us: int, retry: Retry, *, stopping: bool) -> StepEvent:
-    failures = step.failures + 1
+def _after_failure(
+    step: Step, failure: Failure, now_us: int, retry: Retry, budget: Budget, *, stopping: bool
+) -> StepEvent:
+    failures = budget.failures
     circumstances = step.circumstances + failure.circumstance
-    budget = _budget(step, failures, retry)
     if not failure.retryable:
         cause = Cause.CIRCUMSTANCE if failure.circumstance else Cause.WORK
         return StepFailed(failure.code, cause, budget, failure)
@@ -207,8 +219,7 @@ def _after_failure(step: Step, failure: Failure, now_us: int, retry: Retry, *, s
     return StepRetryScheduled(failure, budget, now_us + delay_us)
 
 
-def _after_lost_lease(step: Step, now_us: int, retry: Retry, *, stopping: bool) -> StepEvent:
-    budget = _budget(step, step.failures, retry)
+def _after_lost_lease(step: Step, now_us: int, budget: Budget, *, stopping: bool) -> StepEvent:
     if budget.attempts_left == 0:
         return StepFailed(Reason.ATTEMPT_BUDGET_EXHAUSTED, Cause.CIRCUMSTANCE, budget, None)
     if stopping:
@@ -216,12 +227,13 @@ def _after_lost_lease(step: Step, now_us: int, retry: Retry, *, stopping: bool) 
     return StepLeaseExpired(step.worker, budget, now_us)
 
 
-def _budget(step: Step, failures: int, retry: Retry) -> Budget:
+def _budget(step: Step, failures: int, retry: Retry, run: RunBudget | None) -> Budget:
     return Budget(
         attempts=step.attempts,
         failures=failures,
         attempts_left=max(0, retry.max_attempts - step.attempts),
         failures_left=max(0, retry.max_failures - failures),
+        run=run,
     )
 
 

@@ -216,7 +216,7 @@ def _awaiting_tool(step: StepView, entry: Entry, run: Surroundings) -> None:
         _expect_decision(step, entry, run, "retry_scheduled")
         wait_us = delay_us(step.failures, step.spec.retry, entry.data["stepHash"])
     elif reason == "lease_expired":
-        _lost(step, entry)
+        _lost(step, entry, run)
         if step.attempts >= step.spec.retry.max_attempts:
             broken("budgets", f"{step.spec.id} waits for an attempt it does not have")
         wait_us = 0
@@ -289,7 +289,7 @@ def _failed(step: StepView, entry: Entry, run: Surroundings) -> None:
         _expect_decision(step, entry, run, data["reason"])
         step.cause = _cause(step, data)
     elif data["reason"] == "attempt_budget_exhausted":
-        _lost(step, entry)
+        _lost(step, entry, run)
         if step.attempts < step.spec.retry.max_attempts:
             broken("budgets", f"{step.spec.id} gives up after {step.attempts} attempts")
         step.cause = "circumstance"
@@ -361,15 +361,15 @@ def _failure(step: StepView, entry: Entry, run: Surroundings) -> None:
     step.circumstances += entry.data["circumstance"]
     run.failures += 1
     _hash(step, entry.data["stepHash"])
-    _require_counts(step, entry.data)
+    _require_counts(step, entry.data, run)
 
 
-def _lost(step: StepView, entry: Entry) -> None:
+def _lost(step: StepView, entry: Entry, run: Surroundings) -> None:
     if step.holder != "worker" or entry.actor != "engine":
         broken("leases", f"{entry.actor} loses the lease of {step.spec.id}, held by {step.holder}")
     if "worker" in entry.data and entry.data["worker"] != step.worker:
         broken("leases", f"{entry.data['worker']} lost the lease of {step.spec.id} that {step.worker} held")
-    _require_counts(step, entry.data)
+    _require_counts(step, entry.data, run)
 
 
 def _require_lease(step: StepView, entry: Entry) -> None:
@@ -377,13 +377,15 @@ def _require_lease(step: StepView, entry: Entry) -> None:
         broken("fencing", f"{entry.actor} reports on {step.spec.id}, leased to {step.worker or step.holder}")
 
 
-def _require_counts(step: StepView, data: Mapping[str, Any]) -> None:
+def _require_counts(step: StepView, data: Mapping[str, Any], run: Surroundings) -> None:
     retry = step.spec.retry
-    counted = {
+    counted: dict[str, int | None] = {
         "attempts": step.attempts,
         "attemptsLeft": max(0, retry.max_attempts - step.attempts),
         "failures": step.failures,
         "failuresLeft": max(0, retry.max_failures - step.failures),
+        "runFailures": None if run.budget is None else run.failures,
+        "runFailuresLeft": None if run.budget is None else max(0, run.budget - run.failures),
     }
     recorded = {name: data.get(name) for name in counted}
     if recorded != counted:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
-import shutil
 import socket
-import sqlite3
 import tempfile
 import time
 import uuid
@@ -20,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sovrun.core.errors import FileUnavailable, InvalidSetting, SovrunError, StoreOwned
+from sovrun.core.errors import FileUnavailable, InvalidSetting, StoreOwned, StoreUnavailable
 from sovrun.core.ids import Actor, Digest, RunId, Tenant, WorkerId, actor
 from sovrun.core.spec.document import parse_dag
 from sovrun.core.spec.model import DagSpec
@@ -44,7 +42,7 @@ from sovrun.store.protocol import Store, Submitted
 from sovrun.stores.files import FileStore, ScratchFiles
 from sovrun.stores.remote.store import RemoteStore
 from sovrun.stores.sqlite.reader import SqliteReader
-from sovrun.stores.sqlite.schema import HEAD, connect_reader
+from sovrun.stores.sqlite.schema import connect_reader
 from sovrun.stores.sqlite.store import SqliteStore
 
 STORE_VARIABLE: Final = "SOVRUN_STORE"
@@ -56,8 +54,6 @@ SECRETS: Final = "SOVRUN_SECRETS"
 """Environment variable: the operator's sources of secrets, between spaces."""
 DOCUMENT_BYTES_MAX: Final = 33 << 20
 """More than any document may have; the parser names the limit of each form."""
-FREE_MIN: Final = 64 << 20
-"""Bytes of free disk below which `doctor` complains."""
 
 
 class SystemClock:
@@ -213,7 +209,7 @@ async def open_executor(
     allow: Sequence[str] = (),
     secrets: Sequence[SecretSource] = (),
 ) -> Executor:
-    """Return the executor of an isolation. Raises: IsolationUnavailable, InvalidSetting.
+    """Return the executor of an isolation. Raises: IsolationUnavailable, InvalidSetting, StoreUnavailable.
 
     Args:
         allow: the operator's list of endpoints, as texts; secrets: where the values of secrets are looked for.
@@ -224,7 +220,12 @@ async def open_executor(
         caps = parse_caps(os.environ.get(STEP_LIMITS, ""))
         warm, modules = parse_warm(os.environ)
         chosen = SandboxSettings(endpoints=endpoints, caps=caps, warm=warm, warm_modules=modules)
-        sandbox = await SandboxExecutor.open(spool, chosen)
+        try:
+            sandbox = await SandboxExecutor.open(spool, chosen)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{error.filename or spool}: {error.strerror or error}", hint="free space or restore access"
+            ) from error
         return CarefulExecutor(sandbox, sources)
     if isolation == "in-process":
         return CarefulExecutor(InProcessExecutor(spool=spool, slots=slots), sources)
@@ -450,47 +451,3 @@ def _code_to_replay(files: ScratchFiles, recorded: Recorded, *, recorded_code: b
     if not recorded_code and recorded.dag.source and source.parent.is_dir():
         return files.take_code(source.parent, recorded.plan.spec.code, source)
     return files.code(Digest(recorded.dag.code))
-
-
-@dataclass(frozen=True, slots=True)
-class StoreFact:
-    """One fact about a store; `fix` says what to do when it is not `ok`."""
-
-    name: str
-    ok: bool
-    detail: str
-    fix: str = ""
-
-
-def store_facts(address: StoreAddress) -> list[StoreFact]:
-    """Return what can be said of a store without changing it."""
-    facts = [StoreFact("sqlite", sqlite3.sqlite_version_info >= (3, 38), f"SQLite {sqlite3.sqlite_version}",
-                       "SQLite 3.38 or newer is needed")]  # fmt: skip
-    if address.path is None:
-        return facts
-    place = address.path.parent
-    while not place.exists():
-        place = place.parent
-    writable = os.access(place, os.W_OK)
-    facts.append(
-        StoreFact(
-            "directory", writable, str(place), "" if writable else "choose a directory you may write to"
-        )
-    )
-    free = shutil.disk_usage(place).free
-    facts.append(
-        StoreFact(
-            "free space", free > FREE_MIN, f"{free >> 20:,} MiB", "" if free > FREE_MIN else "free some space"
-        )
-    )
-    if not address.path.exists():
-        facts.append(StoreFact("file", ok=True, detail="does not exist yet; the first run makes it"))
-        return facts
-    try:
-        connect_reader(address.path).close()
-        facts.append(
-            StoreFact("file", ok=True, detail=f"{address.path.stat().st_size:,} bytes, schema {HEAD}")
-        )
-    except SovrunError as error:
-        facts.append(StoreFact("file", ok=False, detail=error.detail, fix=error.hint or ""))
-    return facts

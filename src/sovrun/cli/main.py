@@ -30,7 +30,7 @@ from sovrun.cli import (
     waits,
 )
 from sovrun.cli.output import Exit, exit_of, report_error
-from sovrun.core.errors import SovrunError
+from sovrun.core.errors import SovrunError, SystemRefused
 
 app = typer.Typer(
     name="sovrun",
@@ -112,3 +112,14 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.COMPLETED)
+    except OSError as error:  # the last net: whoever knows more about it has caught it below
+        report_error(_refused(error), as_json="--json" in sys.argv)
+        sys.exit(Exit.ENVIRONMENT)
+
+
+def _refused(error: OSError) -> SystemRefused:
+    named = "" if error.filename is None else f"{error.filename}: "
+    return SystemRefused(
+        f"{named}{error.strerror or error}",
+        hint="free space or restore access, then `sovrun resume`; nothing recorded is lost",
+    )

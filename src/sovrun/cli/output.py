@@ -27,6 +27,7 @@ from sovrun.core.errors import (
     StoreOwned,
     StoreUnavailable,
     StoreVersion,
+    SystemRefused,
 )
 from sovrun.core.lifecycle import State
 from sovrun.core.plan import Plan
@@ -49,7 +50,7 @@ class Exit(IntEnum):
 
 _ENVIRONMENT: Final = (
     *(CorruptHistory, IsolationUnavailable, ProviderUnavailable),
-    *(StoreOwned, StoreUnavailable, StoreVersion),
+    *(StoreOwned, StoreUnavailable, StoreVersion, SystemRefused),
 )
 
 STYLE: Final = {

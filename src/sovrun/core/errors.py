@@ -87,9 +87,9 @@ class CodeUnavailable(SovrunError):
 
 
 class FileUnavailable(SovrunError):
-    """A file or directory given as an input cannot be read, or is no longer what was taken in."""
+    """A file or directory that the caller named cannot be read or written, or is no longer what was taken in."""
 
-    code, title = "file_unavailable", "An input file is not available"
+    code, title = "file_unavailable", "A file is not available"
 
 
 class PayloadTooLarge(SovrunError):
@@ -228,6 +228,12 @@ class IsolationUnavailable(SovrunError):
     """This machine lacks what the sandbox needs; no sandbox, no run."""
 
     code, title = "isolation_unavailable", "Steps cannot be isolated on this machine"
+
+
+class SystemRefused(SovrunError):
+    """The operating system refused what a command needed: a disk, a file, a process, memory."""
+
+    code, title = "system_refused", "The operating system refused an operation"
 
 
 class InvalidSetting(SovrunError):

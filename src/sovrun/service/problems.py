@@ -33,6 +33,7 @@ STATUS: Final[Mapping[type[SovrunError], int]] = MappingProxyType(
         errors.StoreOwned: 503,
         errors.StoreVersion: 500,
         errors.IsolationUnavailable: 503,
+        errors.SystemRefused: 503,
         errors.InvalidSetting: 400,
         errors.InvalidCommand: 422,
         errors.IdempotencyKeyRequired: 400,

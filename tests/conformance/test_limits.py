@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +13,17 @@ import pytest
 
 from sovrun.core.errors import NotFound
 from sovrun.core.ids import DagId, RunId, Tenant
-from sovrun.core.lanes import Limits
+from sovrun.core.lanes import Bound, Governed, Limits, LimitsChange
 from sovrun.core.lifecycle import State
 from sovrun.core.spec.model import Retry
 from sovrun.store.protocol import Store
 from sovrun.stores.sqlite.store import SqliteStore
 from support import dags
-from support.acts import cancelled, govern, taken_up
+from support.acts import cancelled, change, govern, taken_up
 from support.clock import START_US, SetClock
 from support.folding import ways
 from support.requests import (
+    ACTOR,
     OTHER,
     TENANT,
     WORKER,
@@ -115,6 +117,74 @@ async def test_limits_are_read_as_they_were_set(store: Store) -> None:
     [depth] = await store.depths(TENANT)
     assert depth.limits == Limits(paused=True, steps_max=1)
     assert await store.tenant_limits(U) == Limits()
+
+
+@pytest.mark.parametrize("dag", [SINGLE.id, None])
+async def test_who_changes_one_thing_does_not_undo_another(store: Store, dag: DagId | None) -> None:
+    """Both have looked before either writes, and neither has seen what the other is about to do."""
+    await store.register(registration(SINGLE))
+    await govern(store, dag, runs_max=7)
+    looks = await asyncio.gather(allowed(store, dag), allowed(store, dag))
+    assert looks == [Limits(runs_max=7)] * 2
+    paused, limited = await asyncio.gather(
+        change(store, LimitsChange(paused=True), dag), change(store, LimitsChange(steps_max=Bound(3)), dag)
+    )
+    assert (paused, limited) == (
+        Governed(Limits(paused=True, runs_max=7), changed=True),
+        Governed(Limits(paused=True, runs_max=7, steps_max=3), changed=True),
+    )
+    assert await allowed(store, dag) == limited.limits
+    freed = await change(store, LimitsChange(runs_max=Bound(None)), dag)
+    assert freed.limits == await allowed(store, dag) == Limits(paused=True, steps_max=3)
+
+
+async def test_what_is_so_already_is_said_and_changes_nothing(store: Store) -> None:
+    await store.register(registration(SINGLE))
+    first = await change(store, LimitsChange(paused=True), SINGLE.id)
+    again = await change(store, LimitsChange(paused=True), SINGLE.id)
+    assert (first.changed, again.changed) == (True, False)
+    assert first.limits == again.limits
+    weighed = await change(store, LimitsChange(weight=2), SINGLE.id)
+    assert weighed == (Limits(paused=True), False), "tenants take turns, DAGs do not"
+
+
+async def test_an_act_says_what_was_changed_and_what_holds_since(tmp_path: Path) -> None:
+    path = fresh_file(tmp_path)
+    store = SqliteStore.open_owner(path, SetClock())
+    await store.register(registration(SINGLE))
+    await change(store, LimitsChange(steps_max=Bound(3)), SINGLE.id)
+    await change(store, LimitsChange(runs_max=Bound(None), paused=True), SINGLE.id)
+    await change(store, LimitsChange(paused=True), SINGLE.id)
+    await change(store, LimitsChange(weight=2))
+    found = store._connection.execute("SELECT type, actor, data FROM act ORDER BY key").fetchall()
+    assert [(type_, actor) for type_, actor, _ in found] == [
+        *[("dag.governed", ACTOR)] * 2,
+        ("tenant.governed", ACTOR),
+    ]
+    bounds = {"note": "", "paused": False, "runsMax": None, "stepsMax": None, "weight": 1}
+    assert [json.loads(data) for _, _, data in found] == [
+        bounds | {"dagId": SINGLE.id, "change": {"stepsMax": 3}, "stepsMax": 3},
+        bounds
+        | {"dagId": SINGLE.id, "change": {"paused": True, "runsMax": None}, "paused": True, "stepsMax": 3},
+        bounds | {"dagId": None, "change": {"weight": 2}, "weight": 2},
+    ]
+    await store.close()
+
+
+@pytest.mark.parametrize("wrong", [{"weight": 0}, {"weight": 1_001}])
+def test_a_weight_that_gives_no_turn_is_none(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="from 1 to 1,000"):
+        LimitsChange(**wrong)
+    for most in (-1, 1_000_001):
+        with pytest.raises(ValueError, match="from 0 to 1,000,000"):
+            Bound(most)
+
+
+async def allowed(store: Store, dag: DagId | None) -> Limits:
+    """Return what an operator allows a DAG, or the tenant."""
+    if dag is None:
+        return await store.tenant_limits(TENANT)
+    return next(depth.limits for depth in await store.depths(TENANT) if depth.dag == dag)
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------------

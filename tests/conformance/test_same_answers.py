@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sovrun.core.actions import Action, Answer, CancelRun, Decide, EnterWait, Refuse, Release, Reuse
 from sovrun.core.errors import SovrunError, StoreUnavailable
 from sovrun.core.ids import Actor, DagId, RunId, Tenant, WorkerId
-from sovrun.core.lanes import Limits
+from sovrun.core.lanes import Limits, LimitsChange
 from sovrun.core.spec.model import DagSpec, Kind
 from sovrun.store.protocol import Governance, Lease, Pending, Report, Store
 from sovrun.stores.sqlite.store import SqliteStore
@@ -150,7 +150,11 @@ class Script:
         limits = Limits(
             chance.random() < 0.2, chance.choice(bounds), chance.choice(bounds), chance.choice([1, 1, 2, 3])
         )
-        governance = Governance(chance.choice(TENANTS), dag, limits, Actor("local:a"))
+        change = LimitsChange.to(limits)
+        for name in ("paused", "runs_max", "steps_max", "weight"):
+            if chance.random() < 0.4:
+                change = replace(change, **{name: None})
+        governance = Governance(chance.choice(TENANTS), dag, change, Actor("local:a"))
         return lambda store: store.govern(governance)
 
     def _submit(self) -> Ask:

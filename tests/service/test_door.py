@@ -18,7 +18,7 @@ from sovrun.core import errors
 from sovrun.core.actions import Action, Answer, Decide, EnterWait, Release
 from sovrun.core.errors import InvalidIdentifier, InvalidSetting, InvalidValue, NotFound, SovrunError
 from sovrun.core.ids import Actor, Digest, RunId, Tenant
-from sovrun.core.lanes import Limits
+from sovrun.core.lanes import Limits, LimitsChange
 from sovrun.service.app import BODY_MAX
 from sovrun.service.problems import STATUS, problem_of
 from sovrun.service.server import serving
@@ -158,10 +158,19 @@ async def test_a_request_that_names_another_tenant_is_refused(server: Served) ->
         name = type(value).__name__.lower()
         verb = "register" if name == "registration" else "submit"
         require_problem(await call(server, verb, {name: to_json(value)}), 400, "invalid_identifier")
-    governance = Governance(Tenant("other"), None, Limits(), Actor("local:x"))
+    governance = Governance(Tenant("other"), None, LimitsChange(paused=True), Actor("local:x"))
     require_problem(
         await call(server, "govern", {"governance": to_json(governance)}), 400, "invalid_identifier"
     )
+
+
+async def test_a_weight_that_gives_no_turn_is_refused(server: Served, store: RemoteStore) -> None:
+    governance = Governance(TENANT, None, LimitsChange(weight=1), Actor("local:x"))
+    for change in ({"weight": 0}, {"weight": 1_001}, {"runs_max": {"class": "Bound", "most": 1_000_001}}):
+        sent = to_json(governance)
+        sent["change"] |= change
+        require_problem(await call(server, "govern", {"governance": sent}), 400, "invalid_value")
+    assert await store.tenant_limits(TENANT) == Limits()
 
 
 async def test_another_tenants_run_is_not_there(server: Served, store: RemoteStore) -> None:

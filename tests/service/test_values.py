@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from sovrun.core.commands.journal import CommandId
 from sovrun.core.errors import InvalidValue
 from sovrun.core.ids import Actor, DagId, Digest, RunId, StepId, Tenant, WorkerId
+from sovrun.core.lanes import LIMIT_MAX, WEIGHT_MAX, Bound, LimitsChange
 from sovrun.core.walls import Walls
 from sovrun.stores.remote.values import from_json, to_json
 from sovrun.stores.remote.verbs import VERBS
@@ -39,6 +40,18 @@ OF_NAME: dict[Any, st.SearchStrategy[Any]] = {
     Actor: PRINTED,
     WorkerId: PRINTED,
 }
+BOUNDS = st.builds(Bound, st.none() | st.integers(0, LIMIT_MAX))
+WITHIN_BOUNDS: dict[Any, st.SearchStrategy[Any]] = {
+    Bound: BOUNDS,
+    LimitsChange: st.builds(
+        LimitsChange,
+        st.none() | st.booleans(),
+        st.none() | BOUNDS,
+        st.none() | BOUNDS,
+        st.none() | st.integers(1, WEIGHT_MAX),
+    ),
+}
+"""Values that are not any of their members' types."""
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     str: st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
     int: st.integers(0, 2**53 - 1),
@@ -55,8 +68,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is None or kind in PLAIN:
         return PLAIN[kind if kind is not None else type(None)]
-    if kind in OF_NAME:
-        return OF_NAME[kind]
+    if kind in OF_NAME or kind in WITHIN_BOUNDS:
+        return (OF_NAME | WITHIN_BOUNDS)[kind]
     if isinstance(kind, typing.NewType):
         return values(kind.__supertype__)
     if origin in (Union, types.UnionType):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sovrun.core.actions import Answer, CancelRun, Decide, EnterWait, Release
 from sovrun.core.ids import Actor, DagId, Digest, RunId, Tenant
-from sovrun.core.lanes import Limits
+from sovrun.core.lanes import Governed, Limits, LimitsChange
 from sovrun.store.protocol import Acted, Governance, Pending, Store
 from support.requests import ACTOR, TENANT, payload
 
@@ -73,4 +73,12 @@ async def govern(
     store: Store, dag: DagId | None = None, *, tenant: Tenant = TENANT, **limits: int | bool | None
 ) -> None:
     """Set all the limits of a DAG or tenant anew."""
-    await store.govern(Governance(tenant, dag, Limits(**limits), ACTOR))  # type: ignore[arg-type] # by name
+    wanted = LimitsChange.to(Limits(**limits))  # type: ignore[arg-type] # by name
+    await store.govern(Governance(tenant, dag, wanted, ACTOR))
+
+
+async def change(
+    store: Store, wanted: LimitsChange, dag: DagId | None = None, *, tenant: Tenant = TENANT
+) -> Governed:
+    """Change some of the limits of a DAG or tenant."""
+    return await store.govern(Governance(tenant, dag, wanted, ACTOR))

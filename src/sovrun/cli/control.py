@@ -6,10 +6,10 @@ owns or on the server that owns it; nothing here knows which, except that a serv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -35,14 +35,12 @@ from sovrun.cli.serving import watch
 from sovrun.cli.waits import print_how_to_go_on
 from sovrun.core import ids
 from sovrun.core.errors import InvalidSetting, StoreOwned
-from sovrun.core.lanes import Limits
+from sovrun.core.lanes import LIMIT_MAX, WEIGHT_MAX, Bound, Governed, Limits, LimitsChange
 from sovrun.core.times import time_text
 from sovrun.engine.desk import Desk, Lookout
 from sovrun.engine.views import limits_json, queue_json, run_summary
 from sovrun.store.protocol import Acted, Depth, Governance, Reads, RunRecord, Submitted
 from sovrun.wiring import StoreAddress, local_actor, open_desk, open_engine, open_reader
-
-LIMIT_MAX: Final = 1_000_000
 
 DagName = Annotated[
     str | None,
@@ -187,28 +185,15 @@ async def _run_again(
 # --- what may go on -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Governed:
-    """What an operator allows now, and whether that is news."""
-
-    dag: str | None
-    limits: Limits
-    changed: bool
-
-
 async def ask_limits(
-    desk: Desk, tenant: ids.Tenant, dag: str | None, note: str | None, change: Callable[[Limits], Limits]
+    desk: Desk, tenant: ids.Tenant, dag: str | None, note: str | None, change: LimitsChange
 ) -> Governed:
     """Change what is allowed to a DAG, or to the whole tenant; what is so already is not recorded again.
 
-    Raises: NotFound.
+    Raises: NotFound, InvalidIdentifier.
     """
-    before = await desk.limits(tenant, dag)
-    after = change(before)
-    if after != before:
-        name = None if dag is None else ids.DagId(dag)
-        await desk.govern(Governance(tenant, name, after, local_actor(), note or ""))
-    return Governed(dag, after, after != before)
+    name = None if dag is None else ids.DagId(ids.require_name(dag, "DAG"))
+    return await desk.govern(Governance(tenant, name, change, local_actor(), note or ""))
 
 
 def pause(
@@ -220,9 +205,7 @@ def pause(
     as_json: AsJson = False,
 ) -> None:
     """Start nothing more of a DAG or of a whole tenant; what executes goes on to its end."""
-    _govern(
-        StoreAddress.parse(store), tenant, dag, note, lambda limits: replace(limits, paused=True), as_json
-    )
+    _govern(StoreAddress.parse(store), tenant, dag, note, LimitsChange(paused=True), as_json)
 
 
 def unpause(
@@ -234,9 +217,7 @@ def unpause(
     as_json: AsJson = False,
 ) -> None:
     """Let a paused DAG or tenant go on."""
-    _govern(
-        StoreAddress.parse(store), tenant, dag, note, lambda limits: replace(limits, paused=False), as_json
-    )
+    _govern(StoreAddress.parse(store), tenant, dag, note, LimitsChange(paused=False), as_json)
 
 
 def limit(
@@ -250,7 +231,9 @@ def limit(
     ] = None,
     weight: Annotated[
         int | None,
-        typer.Option("--weight", min=1, max=1_000, metavar="N", help="Steps a tenant takes in its turn."),
+        typer.Option(
+            "--weight", min=1, max=WEIGHT_MAX, metavar="N", help="Steps a tenant takes in its turn."
+        ),
     ] = None,
     note: Note = None,
     store: StoreUrl = None,
@@ -264,25 +247,23 @@ def limit(
         )
     if weight is not None and dag is not None:
         raise InvalidSetting("a weight belongs to a tenant, not to one of its DAGs", hint="leave out the DAG")
-    changes: dict[str, Any] = {}
-    if runs is not None:
-        changes["runs_max"] = _bound_of(runs, "--runs")
-    if steps is not None:
-        changes["steps_max"] = _bound_of(steps, "--steps")
-    if weight is not None:
-        changes["weight"] = weight
-    _govern(StoreAddress.parse(store), tenant, dag, note, lambda limits: replace(limits, **changes), as_json)
+    change = LimitsChange(
+        runs_max=None if runs is None else _bound_of(runs, "--runs"),
+        steps_max=None if steps is None else _bound_of(steps, "--steps"),
+        weight=weight,
+    )
+    _govern(StoreAddress.parse(store), tenant, dag, note, change, as_json)
 
 
-def _bound_of(text: str, option: str) -> int | None:
+def _bound_of(text: str, option: str) -> Bound:
     if text == "none":
-        return None
+        return Bound(None)
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= LIMIT_MAX):
         raise InvalidSetting(
             f"{option} {text[:40]!r} is neither a number from 1 to {LIMIT_MAX:,} nor none",
             hint="`sovrun pause` starts nothing at all",
         )
-    return int(text)
+    return Bound(int(text))
 
 
 def _govern(
@@ -290,7 +271,7 @@ def _govern(
     tenant: str,
     dag: str | None,
     note: str | None,
-    change: Callable[[Limits], Limits],
+    change: LimitsChange,
     as_json: bool,  # noqa: FBT001 -- the last of them
 ) -> None:
     whose, why = tenant_of(tenant), note_of(note)
@@ -304,7 +285,7 @@ def _govern(
         print_json(
             {
                 "tenant": whose,
-                "dagId": governed.dag,
+                "dagId": dag,
                 "limits": limits_json(governed.limits),
                 "changed": governed.changed,
             }

@@ -1,6 +1,6 @@
 """Lanes: which steps may be started and which runs admitted, by pauses and limits.
 
-Owns: `Lane` (a tenant's DAG), `TenantQuota`, `Lanes`. A lane that is paused or full is closed, and a claim never looks
+Owns: `Limits`, `LimitsChange`, `Lane` (a tenant's DAG), `TenantQuota`, `Lanes`. A lane that is paused or full is closed, and a claim never looks
 at a closed lane, so blocked work costs nothing.
 Must not touch: the queue itself; a back end keeps one per lane.
 """
@@ -8,13 +8,16 @@ Must not touch: the queue itself; a back end keeps one per lane.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
+from sovrun.core.errors import NotFound
 from sovrun.core.ids import DagId, Tenant
 from sovrun.core.lifecycle import Reason
 
 UNBOUNDED: Final = 2**62
+LIMIT_MAX: Final = 1_000_000
+WEIGHT_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,56 @@ class Limits:
     runs_max: int | None = None
     steps_max: int | None = None
     weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """At most so many, 0..LIMIT_MAX; None means no bound."""
+
+    most: int | None
+
+    def __post_init__(self) -> None:
+        if self.most is not None and not 0 <= self.most <= LIMIT_MAX:
+            raise ValueError(f"a limit is a number from 0 to {LIMIT_MAX:,}")
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsChange:
+    """What is to be otherwise in `Limits`; a member that is None stays as it is, whoever changes it meanwhile.
+
+    Args:
+        weight: 1..WEIGHT_MAX; of no meaning for a DAG, because tenants take turns and DAGs do not.
+    """
+
+    paused: bool | None = None
+    runs_max: Bound | None = None
+    steps_max: Bound | None = None
+    weight: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and not 1 <= self.weight <= WEIGHT_MAX:
+            raise ValueError(f"a weight is a number from 1 to {WEIGHT_MAX:,}")
+
+    @classmethod
+    def to(cls, limits: Limits) -> LimitsChange:
+        """Return the change after which exactly `limits` hold, whatever held before."""
+        return cls(limits.paused, Bound(limits.runs_max), Bound(limits.steps_max), limits.weight)
+
+    def applied(self, limits: Limits) -> Limits:
+        """Return what holds after the change where `limits` held before."""
+        return Limits(
+            limits.paused if self.paused is None else self.paused,
+            limits.runs_max if self.runs_max is None else self.runs_max.most,
+            limits.steps_max if self.steps_max is None else self.steps_max.most,
+            limits.weight if self.weight is None else self.weight,
+        )
+
+
+class Governed(NamedTuple):
+    """What an operator allows now, and whether that is news."""
+
+    limits: Limits
+    changed: bool
 
 
 @dataclass(slots=True)
@@ -106,6 +159,18 @@ class Lanes:
         return {
             tenant: quota.limits.weight for tenant, quota in self._tenants.items() if quota.limits.weight != 1
         }
+
+    def govern(self, tenant: Tenant, dag: DagId | None, change: LimitsChange) -> Governed:
+        """Change what is allowed to a DAG of a tenant or, with `dag` None, to the tenant. Raises: NotFound."""
+        if dag is None:
+            quota = self.tenant(tenant)
+            before, quota.limits = quota.limits, change.applied(quota.limits)
+            return Governed(quota.limits, quota.limits != before)
+        lane = self.named(tenant, dag)
+        if lane is None:
+            raise NotFound(f"tenant {tenant} has no DAG {dag}")
+        before, lane.limits = lane.limits, replace(change, weight=None).applied(lane.limits)
+        return Governed(lane.limits, lane.limits != before)
 
     def held(self, lane: Lane, steps: int) -> None:
         """Count steps that workers have taken (or, negative, let go)."""

@@ -18,7 +18,7 @@ from sovrun.core.commands.journal import Command, CommandState
 from sovrun.core.errors import IllegalTransition, InvalidValue, NotAllowed, NotFound, PayloadTooLarge
 from sovrun.core.identity import RunKey, run_id_of, run_token
 from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant
-from sovrun.core.lanes import Limits
+from sovrun.core.lanes import Governed, Limits
 from sovrun.core.lifecycle import TERMINAL, State
 from sovrun.core.plan import Plan, plan_of
 from sovrun.core.spec.model import CommandCall, Confirmation, Kind, StepSpec, ToolWait
@@ -296,9 +296,9 @@ class Desk(Lookout):
             )
         )
 
-    async def govern(self, governance: Governance) -> None:
-        """Pause, unpause or limit a tenant or one of its DAGs. Raises: NotFound."""
-        await self._store.govern(governance)
+    async def govern(self, governance: Governance) -> Governed:
+        """Change what is allowed to a tenant or one of its DAGs. Raises: NotFound."""
+        return await self._store.govern(governance)
 
     def _note(self, tenant: Tenant, text: str | None, what: str) -> Payload | None:
         return None if text is None else self._payload(tenant, _bounded(text, what))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sovrun.core.errors import StoreUnavailable
-from sovrun.core.lanes import Limits
+from sovrun.core.lanes import Limits, LimitsChange
 from sovrun.simulation.callers import OPERATOR
 from sovrun.simulation.clock import SECOND_US
 from sovrun.simulation.faults import Died, Fault
@@ -87,10 +87,12 @@ class Chaos:
             steps_max=None if paused else world.rng.choice((None, 1, 2)),
             weight=world.rng.choice((1, 3)),
         )
-        await world.backend.store.govern(Governance(dag.tenant, name, limits, OPERATOR))
+        await world.backend.store.govern(Governance(dag.tenant, name, LimitsChange.to(limits), OPERATOR))
 
         async def free() -> None:
-            await world.backend.store.govern(Governance(dag.tenant, name, Limits(), OPERATOR))
+            await world.backend.store.govern(
+                Governance(dag.tenant, name, LimitsChange.to(Limits()), OPERATOR)
+            )
 
         world.schedule.after(world.rng.randint(1, 300) * SECOND_US, free)
 

@@ -18,7 +18,7 @@ from random import Random
 from sovrun.core.events import Event, chain_link
 from sovrun.core.identity import RunKey
 from sovrun.core.ids import Digest, RunId, Tenant, WorkerId
-from sovrun.core.lanes import Limits
+from sovrun.core.lanes import Limits, LimitsChange
 from sovrun.core.lifecycle import TERMINAL
 from sovrun.core.spec.model import WORKER_KINDS
 from sovrun.core.step import Complete
@@ -270,7 +270,7 @@ class World:
             await store.take_back(0)
         for dag in self.known:
             for name in (None, dag.spec.id):
-                await store.govern(Governance(dag.tenant, name, Limits(), CALLER))
+                await store.govern(Governance(dag.tenant, name, LimitsChange.to(Limits()), CALLER))
         self._start(self.fresh_name())
         for turn in range(CALM_TURNS_MAX):
             happening = self.schedule.next()

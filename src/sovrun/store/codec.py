@@ -1,6 +1,6 @@
 """How writes and records become events and texts that every back end keeps alike.
 
-Owns: the data of `run.received`, and the numbering of a write's facts. Old versions of recorded data are upcast here
+Owns: the data of `run.received` and of an operator's acts, and the numbering of a write's facts. Old versions of recorded data are upcast here
 when they are read.
 """
 
@@ -13,8 +13,9 @@ from sovrun.core.canonical import canonical, decode
 from sovrun.core.errors import IdempotencyKeyConflict
 from sovrun.core.events import Event, plain_fields
 from sovrun.core.ids import Digest, RunId
+from sovrun.core.lanes import Bound, Limits
 from sovrun.core.run import Deltas, Tallies, Write
-from sovrun.store.protocol import Submission, Submitted
+from sovrun.store.protocol import Governance, Submission, Submitted
 
 
 def received_data(submission: Submission) -> str:
@@ -34,6 +35,31 @@ def received_data(submission: Submission) -> str:
         "noteHash": None if submission.note is None else submission.note.digest,
         "priority": submission.priority,
         "runToken": submission.token,
+    }
+    return canonical(data).decode()
+
+
+def governed_data(governance: Governance, after: Limits) -> str:
+    """Return the canonical data of the act that an operator's word becomes: what it changed, and what holds since."""
+    change = governance.change
+    changed = {
+        "paused": change.paused,
+        "runsMax": change.runs_max,
+        "stepsMax": change.steps_max,
+        "weight": change.weight,
+    }
+    data: dict[str, Any] = {
+        "dagId": governance.dag,
+        "note": governance.note,
+        "change": {
+            name: value.most if isinstance(value, Bound) else value
+            for name, value in changed.items()
+            if value is not None
+        },
+        "paused": after.paused,
+        "runsMax": after.runs_max,
+        "stepsMax": after.steps_max,
+        "weight": after.weight,
     }
     return canonical(data).decode()
 

@@ -106,7 +106,7 @@ class MemoryReads:
         self._lingering: dict[tuple[int, int, int], WorkerId] = {}
         self._heard: dict[WorkerId, int] = {}
         self._late = 0
-        self._acts: list[tuple[int, Governance]] = []
+        self._acts: list[tuple[int, Governance, Limits]] = []
         self._waiters: list[Waiter] = []
         self._wanting: list[asyncio.Future[None]] = []
         self._told: list[Callable[[RunId], None]] = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from sovrun.core.actions import Action, EnterCommand, TakeUp, perform, time_is_over
 from sovrun.core.canonical import decode
@@ -18,7 +17,7 @@ from sovrun.core.errors import LeaseLost, NotFound
 from sovrun.core.events import ENGINE
 from sovrun.core.identity import StepResult, outcome_of
 from sovrun.core.ids import Actor, RunId, Tenant, WorkerId
-from sovrun.core.lanes import Lane
+from sovrun.core.lanes import Governed, Lane
 from sovrun.core.lifecycle import TERMINAL, Counts, Reason, State, Tally
 from sovrun.core.plan import plan_of
 from sovrun.core.run import Deltas, Run, Tallies, Write
@@ -263,20 +262,15 @@ class MemoryStore(MemoryReads, MemoryJournal):
         self._serve()
         return taken
 
-    async def govern(self, governance: Governance) -> None:
+    async def govern(self, governance: Governance) -> Governed:
         """See `Store.govern`."""
         self._strike()
-        g = governance
-        if g.dag is None:
-            self._lanes.tenant(g.tenant).limits = g.limits
-        else:
-            lane = self._lanes.named(g.tenant, g.dag)
-            if lane is None:
-                raise NotFound(f"tenant {g.tenant} has no DAG {g.dag}")
-            lane.limits = replace(g.limits, weight=1)  # tenants take turns, DAGs do not
-        self._acts.append((self._clock.now_us(), g))
+        governed = self._lanes.govern(governance.tenant, governance.dag, governance.change)
+        if governed.changed:
+            self._acts.append((self._clock.now_us(), governance, governed.limits))
         self._admit_waiting()
         self._serve()
+        return governed
 
     def subscribe(self, told: Callable[[RunId], None]) -> None:
         """See `Store.subscribe`."""

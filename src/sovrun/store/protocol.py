@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 from sovrun.core.actions import Action
 from sovrun.core.events import Event
 from sovrun.core.ids import Actor, DagId, Digest, RunId, StepId, Tenant, WorkerId
-from sovrun.core.lanes import Lane, Lanes, Limits
+from sovrun.core.lanes import Governed, Lane, Lanes, Limits, LimitsChange
 from sovrun.core.lifecycle import Reason, State
 from sovrun.core.run import Run
 from sovrun.core.step import Complete, Fail, Step
@@ -182,11 +182,14 @@ class Acted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Governance:
-    """An operator's word on what may go on: for one DAG of a tenant, or with `dag` None for the whole tenant."""
+    """An operator's word on what may go on: for one DAG of a tenant, or with `dag` None for the whole tenant.
+
+    It names what is to change and nothing else, so that two operators who change different things cannot undo each other.
+    """
 
     tenant: Tenant
     dag: DagId | None
-    limits: Limits
+    change: LimitsChange
     actor: Actor
     note: str = ""
 
@@ -347,8 +350,11 @@ class Store(Reads, Journal, Protocol):
         A worker is heard of when it claims, commits or renews; after the store was opened, all are given that long.
         """
 
-    async def govern(self, governance: Governance) -> None:
-        """Pause, unpause or limit a tenant or one of its DAGs; recorded as an administrative act."""
+    async def govern(self, governance: Governance) -> Governed:
+        """Change what is allowed to a tenant or one of its DAGs, from what holds at the moment of the write.
+
+        Recorded as an administrative act, unless it was so already. Raises: NotFound, StoreUnavailable.
+        """
 
     def subscribe(self, told: Callable[[RunId], None]) -> None:
         """Have `told` called with every run that becomes terminal by this process's writes, after they are durable."""

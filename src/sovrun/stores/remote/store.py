@@ -17,7 +17,7 @@ from sovrun.core.actions import Action
 from sovrun.core.errors import SovrunError, StoreUnavailable
 from sovrun.core.events import Event
 from sovrun.core.ids import Digest, RunId, Tenant, WorkerId
-from sovrun.core.lanes import Limits
+from sovrun.core.lanes import Governed, Limits
 from sovrun.core.step import Step
 from sovrun.store.payload import Payload
 from sovrun.store.protocol import (
@@ -145,9 +145,9 @@ class RemoteStore(RemoteJournal):
         del silent_us, dead
         return 0
 
-    async def govern(self, governance: Governance) -> None:
+    async def govern(self, governance: Governance) -> Governed:
         """See `Store.govern`."""
-        await self._call("govern", governance=governance)
+        return cast("Governed", await self._call("govern", governance=governance))
 
     def subscribe(self, told: Callable[[RunId], None]) -> None:
         """Do nothing: no run ends by this process's writes; `run` tells."""

@@ -23,7 +23,7 @@ from sovrun.core.commands.journal import (
 )
 from sovrun.core.events import Event
 from sovrun.core.ids import Actor, Digest, RunId, Tenant, WorkerId
-from sovrun.core.lanes import Limits
+from sovrun.core.lanes import Governed, Limits
 from sovrun.core.step import Step
 from sovrun.store.journal import Drift, Intent, Resource
 from sovrun.store.payload import Payload
@@ -63,7 +63,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "act": Verb({"action": Action, "payloads": list[Payload]}, Acted),
     "pending": Verb({"limit": int, "patience_us": int}, list[Pending]),
     "renew": Verb({"worker": WorkerId, "held": list[Lease]}, list[Lease]),
-    "govern": Verb({"governance": Governance}, None),
+    "govern": Verb({"governance": Governance}, Governed),
     "dag": Verb({"tenant": Tenant, "version": Digest}, DagRecord),
     "payload": Verb({"tenant": Tenant, "digest": Digest}, bytes | None),
     "outputs": Verb({"lease": Lease | Pending, "positions": list[int]}, dict[int, Payload | None]),

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sqlite3
 
-from sovrun.core.canonical import canonical, decode
-from sovrun.core.errors import NotFound
+from sovrun.core.canonical import decode
+from sovrun.core.lanes import Governed
 from sovrun.core.lifecycle import Counts, Reason, State
 from sovrun.core.plan import plan_of
 from sovrun.core.run import Run, Write
 from sovrun.core.spec.normal import spec_from_normal
-from sovrun.store.codec import received_data, same_request
+from sovrun.store.codec import governed_data, received_data, same_request
 from sovrun.store.protocol import Governance, Registration, Submission, Submitted
 from sovrun.stores.sqlite import rows
 from sovrun.stores.sqlite.batch import Batch
@@ -108,29 +108,12 @@ class Intake:
         known = run in batch.names or self._connection.execute(rows.SELECT_RUN_KEY, run).fetchone()
         return Submitted(s.id, created=False) if known else None
 
-    def govern(self, batch: Batch, governance: Governance) -> bool:
-        """Set what an operator allows and record the act. Raises: NotFound."""
+    def govern(self, batch: Batch, governance: Governance) -> Governed:
+        """Change what an operator allows and record the act, unless it is so already. Raises: NotFound."""
         g = governance
-        lane = None if g.dag is None else self._queue.lanes.named(g.tenant, g.dag)
-        if g.dag is not None and lane is None:
-            raise NotFound(f"tenant {g.tenant} has no DAG {g.dag}")
-        self._queue.govern(lane, g.tenant, g.limits)
-        data = canonical(
-            {
-                "dagId": g.dag,
-                "note": g.note,
-                "paused": g.limits.paused,
-                "runsMax": g.limits.runs_max,
-                "stepsMax": g.limits.steps_max,
-                "weight": g.limits.weight,
-            }
-        )
-        values = (
-            g.tenant,
-            batch.now_us,
-            g.actor,
-            "tenant.governed" if lane is None else "dag.governed",
-            data.decode(),
-        )
-        self._connection.execute(rows.INSERT_ACT, values)
-        return True
+        governed = self._queue.govern(g.tenant, g.dag, g.change)
+        if governed.changed:
+            type_ = "tenant.governed" if g.dag is None else "dag.governed"
+            values = (g.tenant, batch.now_us, g.actor, type_, governed_data(g, governed.limits))
+            self._connection.execute(rows.INSERT_ACT, values)
+        return governed

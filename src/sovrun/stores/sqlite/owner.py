@@ -19,7 +19,7 @@ from sovrun.core.errors import LeaseLost, NotFound, SovrunError
 from sovrun.core.events import ENGINE
 from sovrun.core.identity import StepResult, outcome_of
 from sovrun.core.ids import Actor, RunId, WorkerId
-from sovrun.core.lanes import UNBOUNDED, Lane
+from sovrun.core.lanes import UNBOUNDED, Governed, Lane
 from sovrun.core.lifecycle import TERMINAL, Cause, State, Tally
 from sovrun.core.run import Deltas, Tallies, Write
 from sovrun.core.step import Step, is_repeat
@@ -104,7 +104,7 @@ Request: TypeAlias = (
     | JournalRequest
 )
 Answer: TypeAlias = (
-    bool | Submitted | Committed | list[Lease] | Acted | int | SovrunError | JournalAnswer | None
+    bool | Submitted | Committed | list[Lease] | Acted | int | Governed | SovrunError | JournalAnswer | None
 )
 
 

@@ -13,7 +13,7 @@ from heapq import merge
 from typing import NamedTuple
 
 from sovrun.core.ids import DagId, Tenant
-from sovrun.core.lanes import Lane, Lanes, Limits
+from sovrun.core.lanes import Governed, Lane, Lanes, LimitsChange
 from sovrun.core.step import QUEUED, Step
 from sovrun.core.turns import Turn, in_turn
 from sovrun.stores.sqlite import rows
@@ -188,15 +188,16 @@ class Queue:
                     self._written[key] = counts
             self._changed.clear()
 
-    def govern(self, lane: Lane | None, tenant: Tenant, limits: Limits) -> None:
-        """Set what an operator allows a lane or, with `lane` None, a tenant."""
+    def govern(self, tenant: Tenant, dag: DagId | None, change: LimitsChange) -> Governed:
+        """Change what an operator allows a DAG of a tenant or, with `dag` None, the tenant. Raises: NotFound."""
+        governed = self.lanes.govern(tenant, dag, change)
+        limits = governed.limits
         values = (limits.paused, limits.runs_max, limits.steps_max)
-        if lane is None:
+        if dag is None:
             self._connection.execute(rows.GOVERN_TENANT, (tenant, *values, limits.weight))
-            self.lanes.tenant(tenant).limits = limits
         else:
-            self._connection.execute(rows.GOVERN_LANE, (*values, lane.key))
-            lane.limits = limits
+            self._connection.execute(rows.GOVERN_LANE, (*values, tenant, dag))
+        return governed
 
 
 def _place(item: tuple[Place, Lane]) -> Place:

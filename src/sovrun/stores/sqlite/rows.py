@@ -115,7 +115,7 @@ SELECT l.key, l.tenant, l.dag, l.paused, l.runs_max, l.steps_max,
 FROM lane l"""
 INSERT_LANE: Final = "INSERT INTO lane (tenant, dag) VALUES (?, ?) RETURNING key"
 UPDATE_LANE: Final = "UPDATE lane SET queued = ?, executing = ?, runs = ?, waiting = ? WHERE key = ?"
-GOVERN_LANE: Final = "UPDATE lane SET paused = ?, runs_max = ?, steps_max = ? WHERE key = ?"
+GOVERN_LANE: Final = "UPDATE lane SET paused = ?, runs_max = ?, steps_max = ? WHERE tenant = ? AND dag = ?"
 SELECT_TENANTS: Final = "SELECT tenant, paused, runs_max, steps_max, weight FROM tenant"
 SELECT_TENANT: Final = "SELECT paused, runs_max, steps_max, weight FROM tenant WHERE tenant = ?"
 GOVERN_TENANT: Final = """

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 from sovrun.core.actions import Action
 from sovrun.core.errors import SovrunError, StoreUnavailable
 from sovrun.core.ids import Digest, RunId, Tenant, WorkerId
+from sovrun.core.lanes import Governed
 from sovrun.ports import Clock
 from sovrun.store.payload import Payload
 from sovrun.store.protocol import (
@@ -137,9 +138,9 @@ class SqliteStore(JournalStore, SqliteReader):
         """See `Store.act`."""
         return cast("Acted", await self._ask(Act(action, payloads)))
 
-    async def govern(self, governance: Governance) -> None:
+    async def govern(self, governance: Governance) -> Governed:
         """See `Store.govern`."""
-        await self._ask(governance)
+        return cast("Governed", await self._ask(governance))
 
     async def pending(self, limit: int, *, patience_us: int = 0) -> Sequence[Pending]:
         """See `Store.pending`."""

@@ -1,9 +1,13 @@
 """Whatever a step or a disk does: one clear error with a stable code, no hang, nothing lost, and the run can go on."""
 
+import fcntl
+import json
 import os
 import shlex
+import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +67,10 @@ def daemon():
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
-            time.sleep(600)
+            os.execvp("sleep", ["sleep", "SECONDS"])
         os._exit(0)
     os.wait()
+    time.sleep(1)
     return 1
 """
 
@@ -107,12 +112,35 @@ def test_a_bad_step_fails_by_name_and_the_rest_goes_on(
     assert found["run"]["reproducible"] is (cause == "work")
 
 
+def daemons(seconds: int) -> list[int]:
+    """Return the processes that sleep for a number of seconds that nobody else sleeps for."""
+    wanted = f"sleep\0{seconds}\0".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # a process that has just ended
+            if (folder / "cmdline").read_bytes() == wanted:
+                found.append(int(folder.name))
+    return found
+
+
 def test_a_daemon_dies_with_its_step(tmp_path: Path) -> None:
-    assert run_one(tmp_path, "plug:daemon")["run"]["status"] == "completed"
-    sleepers = subprocess.run(
-        ["pgrep", "-f", "plug:daemon"], capture_output=True, text=True, check=False
-    ).stdout
-    assert sleepers == ""
+    seconds = 1_000_000 + os.getpid()
+    file = write_dag(tmp_path / "dag", ONE.format(entry="plug:daemon"), BAD.replace("SECONDS", str(seconds)))
+    run = subprocess.Popen(
+        command("run", file, "--store", f"sqlite:{tmp_path / 'runs.db'}", "--json"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        while not daemons(seconds):  # it is seen from outside while its step lives
+            assert run.poll() is None
+            time.sleep(0.01)
+        told = json.loads(run.communicate(timeout=60)[0])
+    finally:
+        run.kill()
+        run.wait()
+    assert told["status"] == "completed"
+    assert daemons(seconds) == []
 
 
 @pytest.mark.parametrize(
@@ -142,8 +170,9 @@ def test_failed_attempts_are_recorded_with_what_is_left(tmp_path: Path) -> None:
 
 def in_small_disk(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a script as root of a namespace of its own, in which it may mount; everything mounted goes with it."""
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     return subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-euc", script],
+        ["unshare", *user, "--mount", "sh", "-euc", script],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -192,17 +221,92 @@ def test_a_full_disk_stops_the_run_with_a_clear_error_and_it_can_be_resumed(tmp_
     assert calm["outcomeHash"] in (tmp_path / "resumed.json").read_text()
 
 
-def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
+def within(*words: object) -> str:
+    """Return a command for a script of `in_small_disk`, run by an ordinary user where the caller is one."""
+    user = [] if os.geteuid() == 0 else ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
+    return shlex.join([*user, *command(*words)])
+
+
+@pytest.mark.parametrize("isolation", ["sandbox", "in-process"])
+@pytest.mark.parametrize("verb", ["run", "resume"])
+def test_a_read_only_disk_is_named(tmp_path: Path, verb: str, isolation: str) -> None:
     file = write_dag(tmp_path / "dag")
     disk = tmp_path / "disk"
     disk.mkdir()
-    run = shlex.join(
-        command("run", file, "--store", f"sqlite:{disk}/runs.db", "--isolation", "in-process", "--json")
-    )
-    done = in_small_disk(f"mount -t tmpfs -o ro tmpfs {disk}; {run}", tmp_path)
+    words = ("run", file) if verb == "run" else ("resume",)
+    base = within(*words, "--store", f"sqlite:{disk}/runs.db", "--isolation", isolation)
+    done = in_small_disk(f"mount -t tmpfs -o ro tmpfs {disk}; {base} || {base} --json", tmp_path)
     assert done.returncode == 3
-    assert "store_unavailable" in done.stdout
+    assert json.loads(done.stdout)["error"]["code"] == "store_unavailable"
+    assert "store_unavailable" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("isolation", ["sandbox", "in-process"])
+def test_a_disk_that_turned_read_only_is_named_and_the_run_goes_on_when_it_is_writable(
+    tmp_path: Path, isolation: str
+) -> None:
+    text = DIAMOND.replace("plug:collect", "plug:slow")
+    plug = (
+        PLUG
+        + "\nimport time\ndef slow(n):\n    print('begun', flush=True)\n    time.sleep(1)\n    return collect(n)\n"
+    )
+    file = write_dag(tmp_path / "dag", text, plug)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ("--isolation", isolation, "--json", "--store")
+    calm = sovrun("run", file, *options, "memory:", cwd=tmp_path).json
+    store = f"sqlite:{disk}/runs.db"
+    run = within("run", file, *options, store, "--idempotency-key", "k")
+    resume = within("resume", *options, store)
+    done = in_small_disk(
+        f"""
+        mount -t tmpfs -o size=64m tmpfs {disk}
+        {run} & until grep -rqs begun {disk}/runs.db.files/logs; do sleep 0.01; done
+        kill -9 $!; wait $! || true
+        until mount -o remount,ro {disk}; do sleep 0.01; done
+        for verb in "{run}" "{resume}"; do
+            code=0; $verb >>{tmp_path}/refused.json || code=$?
+            test "$code" = 3
+        done
+        {within("runs", "--store", store, "--json")} >{tmp_path}/before.json
+        mount -o remount,rw {disk}
+        {resume}
+        {run} >{tmp_path}/resumed.json
+        """,
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "refused.json").read_text().count('"store_unavailable"') == 2
+    assert "Traceback" not in done.stderr
+    [before] = json.loads((tmp_path / "before.json").read_text())["runs"]
+    assert before["status"] == "executing"
+    assert json.loads((tmp_path / "resumed.json").read_text())["outcomeHash"] == calm["outcomeHash"]
+
+
+def test_a_daemon_of_a_trusted_step_does_not_keep_the_store(tmp_path: Path) -> None:
+    seconds = 2_000_000 + os.getpid()
+    file = write_dag(tmp_path / "dag", ONE.format(entry="plug:daemon"), BAD.replace("SECONDS", str(seconds)))
+    options = ("--store", f"sqlite:{tmp_path / 'runs.db'}", "--isolation", "in-process", "--json")
+    try:
+        assert sovrun("run", file, *options, cwd=tmp_path).code == 0
+        assert daemons(seconds)
+        assert sovrun("run", file, *options, cwd=tmp_path).code == 0
+    finally:
+        for daemon in daemons(seconds):
+            os.kill(daemon, signal.SIGKILL)
+
+
+def test_who_holds_a_store_for_a_process_that_has_ended_is_not_called_that_process(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    lock = tmp_path / "runs.db.lock"
+    lock.write_text(f"{ended.pid}\n")
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = sovrun("resume", "--store", f"sqlite:{tmp_path / 'runs.db'}", "--json", cwd=tmp_path)
+    assert (done.code, done.error["code"]) == (3, "store_owned")
+    assert "which has ended" in done.error["detail"]
 
 
 def test_a_second_writer_gets_a_clear_error_and_a_reader_works(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Must not touch: the database.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -247,9 +248,11 @@ class FileStore:
         try:
             yield
         except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise StoreUnavailable(
                 f"{error.filename or self._root}: {error.strerror or error}",
-                hint="free space or restore access, then resume; nothing recorded is lost",
+                hint=f"{'free space' if full else 'check the path and its permissions'}, then `sovrun resume`; "
+                "nothing recorded is lost",
             ) from error
 
 

@@ -38,17 +38,42 @@ class OwnerLock:
         except OSError:
             owner = os.read(self._file, 64).decode(errors="replace").strip() or "unknown"
             os.close(self._file)
-            raise StoreOwned(
-                f"{path} is owned by process {owner}",
-                hint="wait until it ends; reading (runs, show, events) works beside it",
-                owner=owner,
-            ) from None
+            raise _owned(path, owner) from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        _held.add(self)
 
     def release(self) -> None:
-        """Give the right back."""
-        os.close(self._file)
+        """Give the right back; a forked child has none."""
+        if self in _held:
+            _held.remove(self)
+            os.close(self._file)
+
+    @staticmethod
+    def leave_to_parent() -> None:
+        """Let go in a forked child, whatever it does then: the right is the parent's, and ends with the parent."""
+        while _held:
+            os.close(_held.pop()._file)
+
+
+_held: Final[set[OwnerLock]] = set()
+# A lock belongs to the open file, which a child shares: a daemon that a step in this process leaves behind would keep it.
+os.register_at_fork(after_in_child=OwnerLock.leave_to_parent)
+
+
+def _owned(path: Path, owner: str) -> StoreOwned:
+    """Return the refusal that names who has the lock, and says so where the name is of nobody."""
+    if owner.isdigit() and not Path("/proc", owner).exists():
+        return StoreOwned(
+            f"{path} was owned by process {owner}, which has ended; something that it started still holds the lock",
+            hint=f"`fuser {path.name}.lock` in its directory names it; end that process",
+            owner=owner,
+        )
+    return StoreOwned(
+        f"{path} is owned by process {owner}",
+        hint="wait until it ends; reading (runs, show, events) works beside it",
+        owner=owner,
+    )
 
 
 def connect_owner(path: Path) -> sqlite3.Connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from decimal import Decimal
 from random import Random
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from sovrun.core.canonical import decode, sha256_hex
 from sovrun.core.commands.journal import (
+    DETAIL_MAX,
     Command,
     CommandId,
     CommandState,
@@ -23,6 +25,7 @@ from sovrun.core.commands.journal import (
 )
 from sovrun.core.ids import Digest
 from sovrun.execution.adapter_set import AdapterSet
+from sovrun.execution.layer import CommandRequest
 from sovrun.execution.port import OrderStatus
 from sovrun.store.payload import Payload
 from support.layers import DEPLOYMENT, ORDER, Bench
@@ -243,14 +246,116 @@ async def test_a_provider_that_is_away_is_waited_for_and_shown_after_a_while(ben
     assert bench.provider.happened() == {name: 1}
 
 
-async def test_an_order_under_our_id_that_is_not_ours_is_shown_to_a_person(bench: Bench) -> None:
+OTHER_ORDERS: list[dict[str, Any]] = [
+    {"symbol": "GLOBEX"},
+    {"side": "sell"},
+    {"type": "market"},
+    {"quantity": Decimal("2.000000000000000001")},
+    {"price": Decimal("5.000000000000000001")},
+    {"client_id": "0" * 32},
+]
+OTHER_DEPLOYMENTS: list[dict[str, Any]] = [
+    {"name": "taker"},
+    {"detail": {"artifact": "another"}},
+    {"detail": {"artifact": "bot", "capital": "1000.01"}},
+    {"detail": {"capital": 999}},
+    {"client_id": "0" * 32},
+]
+OTHERS = [
+    *((ORDER, change) for change in OTHER_ORDERS),
+    *((DEPLOYMENT, change) for change in OTHER_DEPLOYMENTS),
+]
+
+
+def told_otherwise(bench: Bench, change: dict[str, Any]) -> None:
+    """Have the provider tell otherwise of all it holds."""
+    held = bench.provider
+    held.orders.update({name: replace(one, **change) for name, one in held.orders.items()})
+    held.deployments.update({name: replace(one, **change) for name, one in held.deployments.items()})
+
+
+@pytest.mark.parametrize(("request_", "change"), OTHERS, ids=str)
+async def test_something_under_our_id_that_is_not_ours_is_shown_to_a_person(
+    bench: Bench, request_: CommandRequest, change: dict[str, Any]
+) -> None:
     bench.provider.script = first(Trouble.LOST_ANSWER)
-    name = await bench.intend()
+    name = await bench.intend(request_)
     await bench.turn()
-    bench.provider.orders[name] = replace(bench.provider.orders[name], side="sell")
+    told_otherwise(bench, change)
     await bench.settle(parked)
     assert (await bench.command(name)).reason == "contradictory"
     assert bench.provider.sends(name) == 1
+    assert " instead of " in str(await bench.detail(name))
+    assert await bench.store.resources(TENANT) == []
+
+
+@pytest.mark.parametrize(("request_", "change"), OTHERS, ids=str)
+async def test_an_answer_about_something_else_is_none(
+    bench: Bench, request_: CommandRequest, change: dict[str, Any]
+) -> None:
+    bench.provider.tells = lambda resource: replace(resource, **change)
+    name = await bench.intend(request_)
+    await bench.turn()
+    command = await bench.command(name)
+    assert (command.state, command.reason) == (UNKNOWN, "bad_answer")
+    assert " instead of " in str(await bench.detail(name))
+    await bench.settle()
+    assert (await bench.command(name)).state is CONFIRMED, "what is found is what was asked for"
+    assert bench.provider.sends(name) == 1
+
+
+async def test_an_answer_about_another_order_cancels_none(bench: Bench) -> None:
+    order = await ordered(bench)
+    bench.provider.tells = lambda resource: replace(resource, id="o-another")
+    name = await bench.intend(kind="order.cancel", payload={"orderId": order})
+    await bench.turn()
+    assert (await bench.command(name)).reason == "bad_answer"
+    assert await bench.detail(name) == f"it tells of something else: order is o-another instead of {order}"
+
+
+async def test_what_is_not_told_is_not_compared(bench: Bench) -> None:
+    bench.provider.script = first(Trouble.LOST_ANSWER)
+    changes: list[tuple[CommandRequest, dict[str, Any]]] = [
+        (ORDER, {"price": None, "client_id": None}),
+        (DEPLOYMENT, {"client_id": None, "detail": {}}),
+    ]
+    for request_, change in changes:
+        name = await bench.intend(request_)
+        await bench.turn()
+        told_otherwise(bench, change)
+        await bench.settle()
+        assert (await bench.command(name)).state is CONFIRMED
+
+
+async def test_a_word_that_is_not_known_is_recorded_and_shown_for_what_it_is(bench: Bench) -> None:
+    bench.provider.script = first(Trouble.NONSENSE)
+    name = await bench.intend()
+    await bench.turn()
+    assert await bench.detail(name) == "<html>"
+    bench.provider.unreadable = "HALTED"
+    begun_us = bench.clock.now_us()
+    await bench.settle(parked)
+    assert (await bench.command(name)).reason == "unreadable"
+    assert bench.clock.now_us() - begun_us >= 900_000_000
+    history = await bench.store.command_history(TENANT, name)
+    looks = [decode(entry.data.encode()) for entry in history if entry.type == "command.looked"]
+    assert {(look["sighting"], look["detail"]) for look in looks} == {
+        ("unreadable", "its status is 'HALTED'")
+    }
+    assert await bench.detail(name) == "its status is 'HALTED'"
+    bench.provider.unreadable = None
+    await bench.settle()
+    assert (await bench.command(name)).state is CONFIRMED
+
+
+async def test_what_is_recorded_of_a_providers_words_is_one_line_and_bounded(bench: Bench) -> None:
+    bench.provider.script = first(Trouble.NONSENSE)
+    bench.provider.nonsense = "<html>\x1b[31m\n" + "x" * 10_000
+    name = await bench.intend()
+    await bench.turn()
+    detail = str(await bench.detail(name))
+    assert detail.startswith("<html> [31m xxx")
+    assert len(detail) == DETAIL_MAX
 
 
 async def test_what_never_gets_through_is_shown_after_so_many_sends(bench: Bench) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import sovrun.execution.layer
+import sovrun.execution.sightings
 import sovrun.store.memory_journal
 from sovrun.core.canonical import canonical, decode
 from sovrun.core.commands.journal import Command, CommandState, Intention
@@ -115,6 +116,16 @@ def adopted_without_checking(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sovrun.execution.layer, "look_for", trusting)
 
 
+def prices_are_not_compared(patch: pytest.MonkeyPatch) -> None:
+    """An order at another price is taken for ours."""
+    pairs = sovrun.execution.sightings._pairs
+
+    def priceless(*given: Any) -> Any:
+        return (pair for pair in pairs(*given) if pair[0] != "price")
+
+    patch.setattr(sovrun.execution.sightings, "_pairs", priceless)
+
+
 def timeout_is_refusal(patch: pytest.MonkeyPatch) -> None:
     """A time-out counts as the provider's no."""
     effect = sovrun.execution.layer._effect
@@ -155,9 +166,9 @@ def duplicate_is_refusal(patch: pytest.MonkeyPatch) -> None:
     """That a provider knows the client id counts as its no."""
     answered = CommandLayer._answered
 
-    async def sure(self: CommandLayer, command: Command, outcome: Any) -> None:
+    async def sure(self: CommandLayer, command: Command, wanted: Any, outcome: Any) -> None:
         plain = replace(outcome, duplicate=False) if isinstance(outcome, Rejected) else outcome
-        await answered(self, command, plain)
+        await answered(self, command, wanted, plain)
 
     patch.setattr(CommandLayer, "_answered", sure)
 
@@ -207,6 +218,7 @@ PLANTED: dict[Plant, set[str]] = {
     journalled_after_sending: {"sent first"},
     gates_count_outside_the_write: {"gates"},
     adopted_without_checking: {"confirmed"},
+    prices_are_not_compared: {"confirmed"},
     timeout_is_refusal: {"refused"},
     sent_after_standing_still: {"resend", "one effect"},
     looked_at_the_end: {"resend", "one effect"},

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sovrun.core.canonical import decode
 from sovrun.core.commands.journal import OPEN, Command, CommandId
 from sovrun.core.ids import Tenant
 from sovrun.execution.adapter_set import AdapterSet
@@ -99,6 +100,14 @@ class Bench:
         """Return the types of a command's entries, without their common prefix."""
         history = await self.store.command_history(TENANT, name)
         return [entry.type.removeprefix("command.") for entry in history]
+
+    async def detail(self, name: CommandId) -> str | None:
+        """Return what is recorded last of the provider's words."""
+        history = await self.store.command_history(TENANT, name)
+        told: list[str] = [
+            data["detail"] for entry in history if "detail" in (data := decode(entry.data.encode()))
+        ]
+        return told[-1] if told else None
 
     # --- by itself ----------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,8 @@ from sovrun.execution.port import (
     Portfolio,
     Rejected,
 )
+    Unreadable,
+    UnreadableRecord,
 from sovrun.ports import Clock
 
 DEADLINE_US = 10_000_000
@@ -93,6 +95,12 @@ class ScriptedProvider:
     """It finds nothing, and does not say that it may."""
     find_is_broken: bool = False
     effects: list[tuple[str, str]] = field(default_factory=list)
+    nonsense: str = "<html>"
+    """What an answer says that makes no sense."""
+    unreadable: str | None = None
+    """A status without a meaning here; all that is looked for has it."""
+    tells: Callable[[Any], Any] = lambda resource: resource
+    """What an effect's answer says of what it made."""
     """Kind and client id of everything that ever happened."""
     called: list[tuple[str, Call, Any]] = field(default_factory=list)
     looked: int = 0
@@ -195,7 +203,7 @@ class ScriptedProvider:
 
         def effect() -> Done:
             self.effects.append((kind, client_id))
-            return Done(act())
+            return Done(self.tells(act()))
 
         if self.down or trouble is Trouble.NOT_REACHED:
             raise NotReached("nobody listens")
@@ -222,7 +230,7 @@ class ScriptedProvider:
             case Trouble.ERROR_AFTER:
                 raise OutcomeUnknown("server_error", "500")
             case Trouble.NONSENSE:
-                raise OutcomeUnknown("bad_answer", "<html>")
+                raise OutcomeUnknown("bad_answer", self.nonsense)
             case Trouble.BUG:
                 raise ZeroDivisionError("a fault of the adapter")
             case Trouble.HANG:
@@ -249,6 +257,9 @@ class ScriptedProvider:
         if self.find_is_broken:
             raise ZeroDivisionError("a fault of the adapter")
 
+        if self.unreadable is not None:
+            why = f"its status is {self.unreadable!r}"
+            raise UnreadableRecord(Unreadable("order", "o-1", None, self.unreadable, why))
     async def find_order(self, _call: Call, client_id: str) -> Order | None:
         await self._look()
         return None if self.forgets or self.blind else self.orders.get(client_id)

@@ -56,6 +56,7 @@ PARKED: Final = {
     "contradictory": "the provider has something else under its client id",
     "sends_exhausted": "it was sent as often as allowed, and nothing of it was found",
     "unreachable": "the provider has not answered for a long time",
+    "unreadable": "the provider answers, and what it says has no meaning here",
 }
 """Why a person is asked, by the command's reason."""
 

@@ -29,6 +29,7 @@ from sovrun.core.commands.journal import (
     Sent,
     UnknownReason,
     answer_document,
+    detail_of,
 )
 from sovrun.core.commands.model import (
     CancelOrder,
@@ -37,6 +38,7 @@ from sovrun.core.commands.model import (
     StopDeployment,
     typed_payload,
 )
+from sovrun.core.commands.model import Payload as Wanted
 from sovrun.core.commands.resolution import (
     Adopt,
     Deny,
@@ -68,7 +70,7 @@ from sovrun.execution.port import (
     Rejected,
 )
 from sovrun.execution.requests import CommandRequest, Prepared, Requests
-from sovrun.execution.sightings import Seen, look_for, recorded, resource_json
+from sovrun.execution.sightings import Seen, look_for, otherwise, recorded, resource_json
 from sovrun.ports import Clock, Identity
 from sovrun.store.journal import Intent
 from sovrun.store.payload import Payload
@@ -90,6 +92,8 @@ AT_ONCE_MAX: Final = 16
 """How many commands of one adapter are sent or looked for at a time."""
 STORE_RETRY_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.25
+_NO_ANSWER: Final = "the adapter did not answer in time"
+_STOOD_STILL: Final = "this process stood still before it could send"
 
 
 class _Instant(NamedTuple):
@@ -208,19 +212,23 @@ class CommandLayer:
             await self._persist(self._store.disown_commands)
         while not self._stopping:
             self._moved.clear()
-            due = await self._due()
-            if self._stopping:
-                return
-            fresh = [command for command in due if command.id not in self._under_way]
-            for command in fresh:
-                task = asyncio.create_task(self._drive(command))
-                self._under_way[command.id] = task
-                task.add_done_callback(lambda _, name=command.id: self._over(name))  # type: ignore[misc]
-            if due and not fresh:  # all of it waits for its lane, and others may come for another lane
-                # `wait_for` would lose a cancellation that comes together with what it waits for
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_SECONDS):
-                        await self._moved.wait()
+            await self._begin_due()
+
+    async def _begin_due(self) -> None:
+        """Wait for what is due, and begin what is not under way of it."""
+        due = await self._due()
+        if self._stopping:
+            return
+        fresh = [command for command in due if command.id not in self._under_way]
+        for command in fresh:
+            task = asyncio.create_task(self._drive(command))
+            self._under_way[command.id] = task
+            task.add_done_callback(lambda _, name=command.id: self._over(name))  # type: ignore[misc]
+        if due and not fresh:  # all of it waits for its lane, and others may come for another lane
+            # `wait_for` would lose a cancellation that comes together with what it waits for
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._moved.wait()
 
     async def _due(self) -> Sequence[Command]:
         limit = UNDER_WAY_MAX + len(
@@ -329,39 +337,47 @@ class CommandLayer:
         outcome: Done | Rejected
         try:
             adapter, payload = await self._adapter_and_payload(command)
-        except (AdapterUnavailable, StoreUnavailable):
-            await self._became_unknown(command, UnknownReason.NOT_REACHED)
+        except (AdapterUnavailable, StoreUnavailable) as error:
+            await self._became_unknown(command, UnknownReason.NOT_REACHED, error.detail)
             return
         if begun.longest_since_us(self._instant()) > SEND_WITHIN_US:
-            await self._became_unknown(command, UnknownReason.NOT_REACHED)
+            await self._became_unknown(command, UnknownReason.NOT_REACHED, _STOOD_STILL)
             return
         try:
             async with asyncio.timeout(2 * EFFECT_US / 1e6):
                 outcome = await _effect(adapter, self._call(command), command.intention.kind, payload)
         except OutcomeUnknown as unknown:
-            await self._became_unknown(command, UnknownReason(unknown.reason))
+            await self._became_unknown(command, UnknownReason(unknown.reason), str(unknown))
         except TimeoutError:
-            await self._became_unknown(command, UnknownReason.TIMEOUT)
+            await self._became_unknown(command, UnknownReason.TIMEOUT, _NO_ANSWER)
         except asyncio.CancelledError:
             raise
-        except Exception:
-            await self._became_unknown(command, UnknownReason.BAD_ANSWER)
+        except Exception as error:
+            await self._became_unknown(command, UnknownReason.BAD_ANSWER, _fault_text(error))
             raise
         else:
-            await self._answered(command, outcome)
+            wanted = typed_payload(command.intention.kind, payload)
+            await self._answered(command, wanted, outcome)
 
-    async def _answered(self, command: Command, outcome: Done | Rejected) -> None:
-        if isinstance(outcome, Done):
-            await self._confirm(command, "answered", outcome.resource)
-        elif outcome.duplicate:
-            await self._became_unknown(command, UnknownReason.DUPLICATE)
+    async def _answered(self, command: Command, wanted: Wanted, outcome: Done | Rejected) -> None:
+        if isinstance(outcome, Rejected):
+            if outcome.duplicate:
+                await self._became_unknown(command, UnknownReason.DUPLICATE, outcome.message)
+            else:
+                await self._refuse(command, outcome.code, outcome.message)
+        elif other := otherwise(command.id, wanted, outcome.resource):
+            await self._became_unknown(
+                command, UnknownReason.BAD_ANSWER, f"it tells of something else: {other}"
+            )
         else:
-            await self._refuse(command, outcome.code, outcome.message)
+            await self._confirm(command, "answered", outcome.resource)
 
-    async def _became_unknown(self, command: Command, reason: UnknownReason) -> None:
+    async def _became_unknown(self, command: Command, reason: UnknownReason, detail: str) -> None:
+        """Journal that nobody knows what came of a send; `detail` tells people what is known of why."""
         delay_us = 0 if reason is UnknownReason.DUPLICATE else look_delay_us(0, self._rules(command))
         given_up = self._instant()
-        noted = await self._note(command, BecameUnknown(reason, given_up.now_us + delay_us))
+        event = BecameUnknown(reason, given_up.now_us + delay_us, detail_of(detail))
+        noted = await self._note(command, event)
         if noted.reached_us is not None and noted.reached_us != command.reached_us:
             self._watched[command.id] = (noted.reached_us, given_up.elapsed_us)
 
@@ -395,16 +411,20 @@ class CommandLayer:
     async def _look(self, command: Command) -> None:
         """Look for an unknown command at the provider, and do what follows from what is seen."""
         asked = self._instant()  # what comes about while the answer is on its way is not in it
-        seen = Seen(Sighting.UNREACHABLE)
         fault: Exception | None = None
         try:
             adapter, payload = await self._adapter_and_payload(command)
             async with asyncio.timeout(2 * EFFECT_US / 1e6):
                 seen = await look_for(adapter, self._call(command), command, payload)
-        except (OutcomeUnknown, TimeoutError, AdapterUnavailable, StoreUnavailable):
-            pass
+        except OutcomeUnknown as unknown:
+            answers = unknown.reason == UnknownReason.BAD_ANSWER
+            seen = Seen(Sighting.UNREADABLE if answers else Sighting.UNREACHABLE, detail=str(unknown))
+        except (AdapterUnavailable, StoreUnavailable) as error:
+            seen = Seen(Sighting.UNREACHABLE, detail=error.detail)
+        except TimeoutError:
+            seen = Seen(Sighting.UNREACHABLE, detail=_NO_ANSWER)
         except Exception as error:  # noqa: BLE001 -- whatever an adapter does wrong, nothing was seen
-            fault = error
+            seen, fault = Seen(Sighting.UNREADABLE, detail=_fault_text(error)), error
         rules = self._rules(command)
         verdict = after_looking(command, seen.sighting, rules, asked.now_us)
         if isinstance(verdict, Resend) and (left_us := self._left_us(command, rules, asked)) > 0:
@@ -420,9 +440,9 @@ class CommandLayer:
                 event = Sent(self._handler, begun.now_us + TAKEOVER_US)
                 await self._send(await self._note(command, event), begun)
             case LookAgain(due_us):
-                await self._note(command, Looked(seen.sighting, due_us))
+                await self._note(command, Looked(seen.sighting, due_us, detail_of(seen.detail)))
             case Park(reason, due_us):
-                await self._note(command, Parked(reason, due_us))
+                await self._note(command, Parked(reason, due_us, detail_of(seen.detail)))
         if fault is not None:
             raise fault
 
@@ -447,6 +467,11 @@ class CommandLayer:
         except AdapterUnavailable:
             return Rules(deadline_us=PATIENCE_US, absence_is_conclusive=False)
         return Rules(known.processing_deadline_us, known.absence_is_conclusive)
+
+
+def _fault_text(error: Exception) -> str:
+    """Return what is recorded of an adapter's own fault; what such an error says may hold anything."""
+    return f"the adapter failed with {type(error).__name__}"
 
 
 async def _effect(

@@ -7,11 +7,11 @@ Everybody else reads through `AdapterReads`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sovrun.core.commands.model import CancelOrder, CreateDeployment, PlaceOrder, StopDeployment
 from sovrun.core.ids import Actor, Tenant
@@ -107,6 +107,39 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A deployment or an order that the provider tells of in a way that is not known here; nothing of it is guessed.
+
+    Args:
+        kind: `deployment` or `order`. id: the provider's; client_id: ours, None for what was not made by Sovrun.
+        raw_status: the provider's own word where that is what is not known, else None.
+        message: what is not known, for people.
+    """
+
+    kind: str
+    id: str
+    client_id: str | None
+    raw_status: str | None
+    message: str
+
+
+Told = TypeVar("Told", bound=Deployment | Order)
+
+
+class Listing(list[Told]):
+    """What a provider lists, and beside it what in its list could not be read."""
+
+    def __init__(self, found: Iterable[Told], unreadable: Iterable[Unreadable] = ()) -> None:
+        super().__init__(found)
+        self.unreadable = tuple(unreadable)
+
+
+def unreadable_in(listed: Sequence[Deployment] | Sequence[Order]) -> tuple[Unreadable, ...]:
+    """Return what of a list could not be read."""
+    return listed.unreadable if isinstance(listed, Listing) else ()
+
+
+@dataclass(frozen=True, slots=True)
 class Portfolio:
     """What a tenant owns at a provider: cash by currency, position by symbol."""
 
@@ -154,6 +187,14 @@ class NotReached(OutcomeUnknown):
         super().__init__("not_reached", message)
 
 
+class UnreadableRecord(OutcomeUnknown):
+    """What is asked about is there, and told of in a way that is not known here, for example in a status without a meaning."""
+
+    def __init__(self, record: Unreadable) -> None:
+        super().__init__("bad_answer", record.message)
+        self.record = record
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What may be relied on.
@@ -180,8 +221,9 @@ class Capabilities:
 class AdapterReads(Protocol):
     """What can be read of a provider, by anyone. Nothing here changes anything.
 
-    Every method raises OutcomeUnknown when the provider does not answer, and returns only what belongs to the call's
-    tenant.
+    Every method raises OutcomeUnknown when the provider does not answer, UnreadableRecord when what is asked about is told
+    of in a way that is not known here, and returns only what belongs to the call's tenant. In a list one unreadable record
+    hides no other: it is left out and named (`Listing`).
     """
 
     name: str

@@ -1,18 +1,20 @@
 """Looking at the provider for what became of a command. Only reads.
 
-Owns: `look_for`, and how a provider's resource is written down.
+Owns: `look_for`, whether what is told of is what was asked for, and how a provider's resource is written down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, NamedTuple
 
 from sovrun.core.canonical import canonical
-from sovrun.core.commands.journal import Command
+from sovrun.core.commands.journal import Command, CommandId
 from sovrun.core.commands.model import (
     CancelOrder,
     CreateDeployment,
+    Payload,
     PlaceOrder,
     StopDeployment,
     decimal_text,
@@ -33,10 +35,11 @@ from sovrun.store.journal import Resource
 
 
 class Seen(NamedTuple):
-    """What a look showed, and the resource when there is one."""
+    """What a look showed, and the resource when there is one; `detail` tells people what it did not show."""
 
     sighting: Sighting
     resource: Deployment | Order | Mapping[str, Any] | None = None
+    detail: str = ""
 
 
 async def look_for(
@@ -46,14 +49,9 @@ async def look_for(
     wanted = typed_payload(command.intention.kind, payload)
     match wanted:
         case PlaceOrder():
-            order = await adapter.find_order(call, command.id)
-            if order is None:
-                return Seen(Sighting.ABSENT)
-            same = (order.symbol, order.side, order.quantity) == (wanted.symbol, wanted.side, wanted.quantity)
-            return Seen(Sighting.FOUND if same else Sighting.CONTRADICTORY, order)
+            return _made(command.id, wanted, await adapter.find_order(call, command.id))
         case CreateDeployment():
-            found = await adapter.find_deployment(call, command.id)
-            return Seen(Sighting.ABSENT) if found is None else Seen(Sighting.FOUND, found)
+            return _made(command.id, wanted, await adapter.find_deployment(call, command.id))
         case CancelOrder():
             return _cancelled(await adapter.get_order(call, wanted.order))
         case StopDeployment():
@@ -63,9 +61,79 @@ async def look_for(
             return Seen(Sighting.ABSENT) if told is None else Seen(Sighting.FOUND, told)
 
 
+def _made(name: CommandId, wanted: PlaceOrder | CreateDeployment, found: Deployment | Order | None) -> Seen:
+    if found is None:
+        return Seen(Sighting.ABSENT)
+    other = otherwise(name, wanted, found)
+    return Seen(Sighting.FOUND, found) if not other else Seen(Sighting.CONTRADICTORY, found, other)
+
+
+def otherwise(name: CommandId, wanted: Payload, told: Deployment | Order | Mapping[str, Any]) -> str:
+    """Return in what a resource is not what a command asked for, "" when it may be that; members that are not told are not compared."""
+    return "; ".join(
+        f"{member} is {_shown(there)} instead of {_shown(asked)}"
+        for member, asked, there in _pairs(name, wanted, told)
+        if asked != there
+    )
+
+
+def _pairs(
+    name: CommandId, wanted: Payload, told: Deployment | Order | Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the members of which a resource tells: what they are called, were to be, and are."""
+    match wanted, told:
+        case PlaceOrder(), Order():
+            yield "client id", name, told.client_id or name
+            yield "symbol", wanted.symbol, told.symbol
+            yield "side", wanted.side, told.side
+            yield "type", wanted.type, told.type or wanted.type
+            yield "quantity", wanted.quantity, told.quantity
+            if wanted.price is not None and told.price is not None:
+                yield "price", wanted.price, told.price
+        case CreateDeployment(), Deployment():
+            yield "client id", name, told.client_id or name
+            yield "name", wanted.name, told.name or wanted.name
+            yield "artifact", wanted.artifact, told.detail.get("artifact") or wanted.artifact
+            capital = _amount(told.detail.get("capital"))
+            if wanted.capital is not None and capital is not None:
+                yield "capital", wanted.capital, capital
+        case CancelOrder(), Order():
+            yield "order", wanted.order, told.id
+        case StopDeployment(), Deployment():
+            yield "deployment", wanted.deployment, told.id
+        case ((PlaceOrder() | CancelOrder() | CreateDeployment() | StopDeployment()), _):
+            yield "resource", _RESOURCE[type(wanted)], _kind_of(told)
+
+
+_RESOURCE: Final[Mapping[type, str]] = {
+    PlaceOrder: "order",
+    CancelOrder: "order",
+    CreateDeployment: "deployment",
+    StopDeployment: "deployment",
+}
+
+
+def _kind_of(told: Deployment | Order | Mapping[str, Any]) -> str:
+    return {Deployment: "deployment", Order: "order"}.get(type(told), "something else")
+
+
+def _amount(told: Any) -> Decimal | None:
+    """Return an amount among the further members that a provider tells, None when it is none."""
+    try:
+        return Decimal(told) if isinstance(told, str | int) and not isinstance(told, bool) else None
+    except InvalidOperation:
+        return None
+
+
+def _shown(value: Any) -> str:
+    return f"{decimal_text(value) if isinstance(value, Decimal) else value!s:.80}"
+
+
 def _cancelled(order: Order | None) -> Seen:
     if order is None:
-        return Seen(Sighting.CONTRADICTORY)
+        return Seen(
+            Sighting.CONTRADICTORY, detail="the provider does not have the order that is to be cancelled"
+        )
     if order.status is OrderStatus.CANCELLED:
         return Seen(Sighting.FOUND, order)
     return Seen(Sighting.ABSENT if order.status is OrderStatus.PENDING else Sighting.IMPOSSIBLE, order)
@@ -73,7 +141,9 @@ def _cancelled(order: Order | None) -> Seen:
 
 def _stopped(deployment: Deployment | None) -> Seen:
     if deployment is None:
-        return Seen(Sighting.CONTRADICTORY)
+        return Seen(
+            Sighting.CONTRADICTORY, detail="the provider does not have the deployment that is to be stopped"
+        )
     over = deployment.status in (DeploymentStatus.STOPPED, DeploymentStatus.FAILED)
     return Seen(Sighting.FOUND if over else Sighting.ABSENT, deployment)
 

@@ -36,6 +36,8 @@ SYMBOLS: Final = ("ACME", "GLOBEX", "POOR")
 FURTHER_KIND: Final = "message.send"
 NEVER_US: Final = 1 << 62
 
+_OTHERWISE: Final = ({"quantity": "77777"}, {"price": "77777"}, {"quantity": "77777", "price": "77777"})
+"""What nobody asks for here: by each of these an order of somebody else's is told from ours."""
 
 def capabilities_of(profile: Profile) -> Capabilities:
     """Return what a provider says of itself."""
@@ -111,8 +113,9 @@ class Provider:
         return Done(self._make(tenant, client_id, kind, payload, visible_in_us))
 
     def intrude(self, tenant: str, client_id: str, payload: Mapping[str, Any]) -> None:
-        """Have somebody else place another order under the same client id."""
-        other = dict(payload) | {"quantity": "77777", "symbol": "ACME"}
+        """Have somebody else place another order under the same client id; each differs in another member."""
+        number = len(self.ledger.effects) % len(_OTHERWISE)
+        other = dict(payload) | {"symbol": "ACME"} | _OTHERWISE[number]
         self._make(tenant, client_id, "order.place", other, 0, foreign=True)
 
     def _make(

@@ -117,7 +117,7 @@ def told(command: Command, sighting: Sighting, rules: Rules) -> str:
     park = "LookAgain" if command.parked else "Park"
     if sighting is Sighting.CONTRADICTORY:
         return park
-    if sighting is Sighting.UNREACHABLE:
+    if sighting in (Sighting.UNREACHABLE, Sighting.UNREADABLE):
         assert command.unknown_us is not None
         return park if NOW_US - command.unknown_us >= PARK_US else "LookAgain"
     arrived = command.reached_us is not None
@@ -131,7 +131,7 @@ def told(command: Command, sighting: Sighting, rules: Rules) -> str:
 
 
 def test_every_combination_is_judged_as_the_table_says() -> None:
-    assert len(CASES) == 7 * 4 * 2 * 2 * 4 * 4 * 5 * 2
+    assert len(CASES) == 7 * 4 * 2 * 2 * 4 * 4 * 6 * 2
     for case, verdict in CASES:
         assert type(verdict).__name__ == told(*case), case
 
@@ -143,6 +143,7 @@ def test_every_combination_is_judged_as_the_table_says() -> None:
         (replace(UNKNOWN, reached_us=None, sends=5), Sighting.ABSENT, "sends_exhausted"),
         (UNKNOWN, Sighting.CONTRADICTORY, "contradictory"),
         (replace(UNKNOWN, unknown_us=0), Sighting.UNREACHABLE, "unreachable"),
+        (replace(UNKNOWN, unknown_us=0), Sighting.UNREADABLE, "unreadable"),
     ],
 )
 def test_a_person_is_told_why_she_is_asked(command: Command, sighting: Sighting, reason: str) -> None:

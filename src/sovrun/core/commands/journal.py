@@ -167,6 +167,21 @@ class Intended:
     """Somebody wants it. `due_us` is at once."""
 
     intention: Intention
+DETAIL_MAX: Final = 500
+"""Characters of what is recorded of the provider's own words."""
+
+
+def detail_of(text: str) -> str | None:
+    """Return what is recorded of why nothing is known, for people: one line, bounded; None when there is nothing to say."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return line[:DETAIL_MAX] or None
+
+
+def _detailed(data: dict[str, Any], detail: str | None) -> dict[str, Any]:
+    """Return the data of an entry; one without a detail is as it was before there were any."""
+    return data if detail is None else {**data, "detail": detail}
+
+
     type: ClassVar[str] = "command.intended"
 
     def data(self) -> dict[str, Any]:
@@ -238,7 +253,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class BecameUnknown:
-    """Nobody can say what came of the last send; it is looked for at `due_us`."""
+    """Nobody can say what came of the last send; it is looked for at `due_us`. `detail`: see `detail_of`."""
 
     reason: UnknownReason
     due_us: int
@@ -246,12 +261,13 @@ class BecameUnknown:
 
     def data(self) -> dict[str, Any]:
         """Return what is recorded."""
-        return {"next": time_text(self.due_us), "reason": self.reason}
+        return _detailed({"next": time_text(self.due_us), "reason": self.reason}, self.detail)
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """It was looked for by its client id, without an end: `absent` or `unreachable`."""
+    """It was looked for by its client id, without an end: `absent`, `unreachable`, `unreadable` or `contradictory`."""
 
     sighting: str
     due_us: int
@@ -259,7 +275,8 @@ class Looked:
 
     def data(self) -> dict[str, Any]:
         """Return what is recorded."""
-        return {"next": time_text(self.due_us), "sighting": self.sighting}
+        return _detailed({"next": time_text(self.due_us), "sighting": self.sighting}, self.detail)
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +289,8 @@ class Parked:
 
     def data(self) -> dict[str, Any]:
         """Return what is recorded."""
-        return {"next": time_text(self.due_us), "reason": self.reason}
+        return _detailed({"next": time_text(self.due_us), "reason": self.reason}, self.detail)
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

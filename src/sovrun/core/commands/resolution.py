@@ -21,6 +21,8 @@ class Sighting(StrEnum):
     FOUND = "found"
     ABSENT = "absent"
     UNREACHABLE = "unreachable"
+    UNREADABLE = "unreadable"
+    """The provider answers, and what it says is not known here: a status without a meaning."""
     CONTRADICTORY = "contradictory"
     IMPOSSIBLE = "impossible"
     """What it acts on is over, so it did not and cannot have the effect any more: an order that was filled."""
@@ -35,7 +37,7 @@ class Rules:
         absence_is_conclusive: what is not found after the deadline did not happen.
         look_base_us, look_cap_us: first and longest time between two looks.
         sends_max: sends in all before a person is asked.
-        park_after_us: how long the provider may be out of reach before a person is asked.
+        park_after_us: how long the provider may be out of reach, or not understood, before a person is asked.
     """
 
     deadline_us: int
@@ -94,11 +96,14 @@ def after_looking(command: Command, sighting: Sighting, rules: Rules, now_us: in
         return Deny()
     if sighting is Sighting.CONTRADICTORY:
         return LookAgain(slow) if command.parked else Park("contradictory", slow)
-    if sighting is Sighting.UNREACHABLE:
+    if sighting in (Sighting.UNREACHABLE, Sighting.UNREADABLE):
         since = command.unknown_us if command.unknown_us is not None else now_us
         if command.parked:
             return LookAgain(slow)
-        return Park("unreachable", slow) if now_us - since >= rules.park_after_us else LookAgain(later)
+        if now_us - since < rules.park_after_us:
+            return LookAgain(later)
+        answers = sighting is Sighting.UNREADABLE
+        return Park("unreadable", slow) if answers else Park("unreachable", slow)
     return _after_absence(command, rules, now_us, later, slow)
 
 

@@ -26,9 +26,9 @@ from sovrun.execution.port import (
     OutcomeUnknown,
     Portfolio,
     Rejected,
-)
     Unreadable,
     UnreadableRecord,
+)
 from sovrun.ports import Clock
 
 DEADLINE_US = 10_000_000
@@ -94,13 +94,13 @@ class ScriptedProvider:
     blind: bool = False
     """It finds nothing, and does not say that it may."""
     find_is_broken: bool = False
-    effects: list[tuple[str, str]] = field(default_factory=list)
     nonsense: str = "<html>"
     """What an answer says that makes no sense."""
     unreadable: str | None = None
     """A status without a meaning here; all that is looked for has it."""
     tells: Callable[[Any], Any] = lambda resource: resource
     """What an effect's answer says of what it made."""
+    effects: list[tuple[str, str]] = field(default_factory=list)
     """Kind and client id of everything that ever happened."""
     called: list[tuple[str, Call, Any]] = field(default_factory=list)
     looked: int = 0
@@ -256,10 +256,10 @@ class ScriptedProvider:
             raise NotReached("nobody listens")
         if self.find_is_broken:
             raise ZeroDivisionError("a fault of the adapter")
-
         if self.unreadable is not None:
             why = f"its status is {self.unreadable!r}"
             raise UnreadableRecord(Unreadable("order", "o-1", None, self.unreadable, why))
+
     async def find_order(self, _call: Call, client_id: str) -> Order | None:
         await self._look()
         return None if self.forgets or self.blind else self.orders.get(client_id)

@@ -35,9 +35,9 @@ SYMBOLS: Final = ("ACME", "GLOBEX", "POOR")
 """Nobody can afford `POOR`."""
 FURTHER_KIND: Final = "message.send"
 NEVER_US: Final = 1 << 62
-
 _OTHERWISE: Final = ({"quantity": "77777"}, {"price": "77777"}, {"quantity": "77777", "price": "77777"})
 """What nobody asks for here: by each of these an order of somebody else's is told from ours."""
+
 
 def capabilities_of(profile: Profile) -> Capabilities:
     """Return what a provider says of itself."""

@@ -162,11 +162,6 @@ class Command:
 # --- events -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Intended:
-    """Somebody wants it. `due_us` is at once."""
-
-    intention: Intention
 DETAIL_MAX: Final = 500
 """Characters of what is recorded of the provider's own words."""
 
@@ -182,6 +177,11 @@ def _detailed(data: dict[str, Any], detail: str | None) -> dict[str, Any]:
     return data if detail is None else {**data, "detail": detail}
 
 
+@dataclass(frozen=True, slots=True)
+class Intended:
+    """Somebody wants it. `due_us` is at once."""
+
+    intention: Intention
     type: ClassVar[str] = "command.intended"
 
     def data(self) -> dict[str, Any]:
@@ -257,12 +257,12 @@ class BecameUnknown:
 
     reason: UnknownReason
     due_us: int
+    detail: str | None = None
     type: ClassVar[str] = "command.unknown"
 
     def data(self) -> dict[str, Any]:
         """Return what is recorded."""
         return _detailed({"next": time_text(self.due_us), "reason": self.reason}, self.detail)
-    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,12 +271,12 @@ class Looked:
 
     sighting: str
     due_us: int
+    detail: str | None = None
     type: ClassVar[str] = "command.looked"
 
     def data(self) -> dict[str, Any]:
         """Return what is recorded."""
         return _detailed({"next": time_text(self.due_us), "sighting": self.sighting}, self.detail)
-    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,12 +285,12 @@ class Parked:
 
     reason: str
     due_us: int
+    detail: str | None = None
     type: ClassVar[str] = "command.parked"
 
     def data(self) -> dict[str, Any]:
         """Return what is recorded."""
         return _detailed({"next": time_text(self.due_us), "reason": self.reason}, self.detail)
-    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ steps:
     needs: [bad]
 """
 BAD = """
-import os, sys, time
+import ctypes, os, sys, time
 
 def good():
     return 1
@@ -67,7 +67,9 @@ def daemon():
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
-            os.execvp("sleep", ["sleep", "SECONDS"])
+            os.closerange(0, 3)
+            ctypes.CDLL(None).prctl(15, b"NAME")  # PR_SET_NAME
+            time.sleep(600)
         os._exit(0)
     os.wait()
     time.sleep(1)
@@ -112,27 +114,26 @@ def test_a_bad_step_fails_by_name_and_the_rest_goes_on(
     assert found["run"]["reproducible"] is (cause == "work")
 
 
-def daemons(seconds: int) -> list[int]:
-    """Return the processes that sleep for a number of seconds that nobody else sleeps for."""
-    wanted = f"sleep\0{seconds}\0".encode()
+def daemons(name: str) -> list[int]:
+    """Return the processes that have given themselves a name."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # a process that has just ended
-            if (folder / "cmdline").read_bytes() == wanted:
+            if (folder / "comm").read_text() == f"{name}\n":
                 found.append(int(folder.name))
     return found
 
 
 def test_a_daemon_dies_with_its_step(tmp_path: Path) -> None:
-    seconds = 1_000_000 + os.getpid()
-    file = write_dag(tmp_path / "dag", ONE.format(entry="plug:daemon"), BAD.replace("SECONDS", str(seconds)))
+    name = f"walled{os.getpid()}"
+    file = write_dag(tmp_path / "dag", ONE.format(entry="plug:daemon"), BAD.replace("NAME", name))
     run = subprocess.Popen(
         command("run", file, "--store", f"sqlite:{tmp_path / 'runs.db'}", "--json"),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
     )
     try:
-        while not daemons(seconds):  # it is seen from outside while its step lives
+        while not daemons(name):  # it is seen from outside while its step lives
             assert run.poll() is None
             time.sleep(0.01)
         told = json.loads(run.communicate(timeout=60)[0])
@@ -140,7 +141,7 @@ def test_a_daemon_dies_with_its_step(tmp_path: Path) -> None:
         run.kill()
         run.wait()
     assert told["status"] == "completed"
-    assert daemons(seconds) == []
+    assert daemons(name) == []
 
 
 @pytest.mark.parametrize(
@@ -285,15 +286,15 @@ def test_a_disk_that_turned_read_only_is_named_and_the_run_goes_on_when_it_is_wr
 
 
 def test_a_daemon_of_a_trusted_step_does_not_keep_the_store(tmp_path: Path) -> None:
-    seconds = 2_000_000 + os.getpid()
-    file = write_dag(tmp_path / "dag", ONE.format(entry="plug:daemon"), BAD.replace("SECONDS", str(seconds)))
+    name = f"trusted{os.getpid()}"
+    file = write_dag(tmp_path / "dag", ONE.format(entry="plug:daemon"), BAD.replace("NAME", name))
     options = ("--store", f"sqlite:{tmp_path / 'runs.db'}", "--isolation", "in-process", "--json")
     try:
         assert sovrun("run", file, *options, cwd=tmp_path).code == 0
-        assert daemons(seconds)
+        assert daemons(name)
         assert sovrun("run", file, *options, cwd=tmp_path).code == 0
     finally:
-        for daemon in daemons(seconds):
+        for daemon in daemons(name):
             os.kill(daemon, signal.SIGKILL)
 
 

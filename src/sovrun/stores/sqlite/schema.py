@@ -41,24 +41,27 @@ class OwnerLock:
             raise _owned(path, owner) from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
-        _held.add(self)
+        _held.add(self._file)
 
     def release(self) -> None:
         """Give the right back; a forked child has none."""
-        if self in _held:
-            _held.remove(self)
+        if self._file in _held:
+            _held.remove(self._file)
             os.close(self._file)
 
-    @staticmethod
-    def leave_to_parent() -> None:
-        """Let go in a forked child, whatever it does then: the right is the parent's, and ends with the parent."""
-        while _held:
-            os.close(_held.pop()._file)
+
+_held: Final[set[int]] = set()
+"""Descriptors of the locks that this process holds."""
 
 
-_held: Final[set[OwnerLock]] = set()
+def _leave_to_parent() -> None:
+    """Let go in a forked child, whatever it does then: the right is the parent's, and ends with the parent."""
+    while _held:
+        os.close(_held.pop())
+
+
 # A lock belongs to the open file, which a child shares: a daemon that a step in this process leaves behind would keep it.
-os.register_at_fork(after_in_child=OwnerLock.leave_to_parent)
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _owned(path: Path, owner: str) -> StoreOwned:

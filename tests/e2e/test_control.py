@@ -192,7 +192,9 @@ def test_a_paused_run_that_has_begun_is_left_waiting_and_resume_ends(asked: tupl
     assert site.states(run)["release"] == "queued"
     (queue,) = site.ask("queue")["queues"]
     assert (queue["queued"], queue["paused"]) == (1, True)
-    assert queue["oldest"] is not None
+    shown = site.ask("queue")
+    assert (shown["queued"], shown["executing"], shown["oldest"]) == (1, 0, queue["oldest"])
+    assert f"steps: 1 queued since {queue['oldest'][:19]}Z, 0 executing" in site.tell("queue").out
     site.ask("unpause", "release")
     assert site.resumed(0) == ["completed"]
 
@@ -202,6 +204,12 @@ def test_runs_beyond_a_limit_wait_and_are_admitted_when_there_is_room(asked: tup
     assert site.ask("limit", "release", "--runs", "1", "--steps", "3")["limits"]["stepsMax"] == 3
     second = site.ask("run", site.file, "--isolation", "in-process", code=4)
     assert (second["status"], second["reason"]) == ("received", "run_limit")
+    shown = site.ask("queue")
+    waiting = {"count": 1, "oldest": second["createdAt"], "reasons": {"run_limit": 1}}
+    for counted in (shown, *shown["queues"]):
+        assert (counted["runs"], counted["waitingRuns"]) == (1, waiting)
+    told = site.tell("queue").out
+    assert f"1 waiting to be admitted since {second['createdAt'][:19]}Z: run_limit 1" in told
     site.ask("cancel", first)
     assert site.resumed(4) == ["awaiting_user_confirmation"]
     limits = site.ask("limit", "release", "--runs", "none")["limits"]

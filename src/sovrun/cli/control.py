@@ -6,7 +6,6 @@ owns or on the server that owns it; nothing here knows which, except that a serv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,9 +36,10 @@ from sovrun.core import ids
 from sovrun.core.errors import InvalidSetting, StoreOwned
 from sovrun.core.lanes import LIMIT_MAX, WEIGHT_MAX, Bound, Governed, Limits, LimitsChange
 from sovrun.core.times import time_text
-from sovrun.engine.desk import Desk, Lookout
-from sovrun.engine.views import limits_json, queue_json, run_summary
-from sovrun.store.protocol import Acted, Depth, Governance, Reads, RunRecord, Submitted
+from sovrun.engine.desk import Desk
+from sovrun.engine.queues import TenantQueue, queue_of
+from sovrun.engine.views import limits_json, run_summary, tenant_queue_json
+from sovrun.store.protocol import Acted, Governance, Reads, RunRecord, Submitted
 from sovrun.wiring import StoreAddress, local_actor, open_desk, open_engine, open_reader
 
 DagName = Annotated[
@@ -300,35 +300,53 @@ def _govern(
 
 
 def queue(*, store: StoreUrl = None, tenant: TenantName = "default", as_json: AsJson = False) -> None:
-    """Show how much waits and executes of each DAG, since when, and what is allowed."""
+    """Show how much waits and executes in all and of each DAG, since when, why runs wait, and what is allowed."""
     whose = tenant_of(tenant)
     address = StoreAddress.parse(store)
 
-    async def job() -> tuple[Limits, Sequence[Depth]]:
-        async with open_reader(address) as (reader, files):
-            return await Lookout(reader, files).limits(whose, None), await reader.depths(whose)
+    async def job() -> TenantQueue:
+        async with open_reader(address) as (reader, _):
+            return await queue_of(reader, whose)
 
-    limits, depths = complete(job())
+    found = complete(job())
     if as_json:
-        print_json(
-            {
-                "tenant": whose,
-                "limits": limits_json(limits),
-                "queues": [queue_json(depth) for depth in depths],
-            }
-        )
+        print_json(tenant_queue_json(whose, found))
         return
-    out.print(f"tenant {whose}: {_limits_text(limits, whole=True)}", markup=False)
+    out.print(f"tenant {whose}: {_limits_text(found.limits, whole=True)}", markup=False)
+    out.print(f"steps: {found.queued:,} queued{_since(found.oldest_us)}, {found.executing:,} executing")
+    out.print(f"runs: {found.runs:,} admitted, {_waiting_text(found)}")
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("dag", "queued", "executing", "oldest", "allowed"):
+    for column in ("dag", "queued", "executing", "oldest", "runs", "waiting", "allowed"):
         table.add_column(column, no_wrap=True)
-    for depth in depths:
-        oldest = "" if depth.oldest_us is None else time_text(depth.oldest_us)[:19] + "Z"
-        allowed = _limits_text(depth.limits, whole=False)
-        table.add_row(escape(depth.dag), f"{depth.queued:,}", f"{depth.executing:,}", oldest, allowed)
+    for depth in found.depths:
+        waiting = f"{depth.waiting:,} {depth.waits_for}" if depth.waiting else ""
+        table.add_row(
+            escape(depth.dag),
+            f"{depth.queued:,}",
+            f"{depth.executing:,}",
+            _short_time(depth.oldest_us),
+            f"{depth.runs:,}",
+            waiting,
+            _limits_text(depth.limits, whole=False),
+        )
     out.print(table)
-    if any(each.paused for each in (limits, *(depth.limits for depth in depths))):
+    if any(each.paused for each in (found.limits, *(depth.limits for depth in found.depths))):
         out.print(f"end a pause with: sovrun unpause [DAG]{same_store(address, whose)}", markup=False)
+
+
+def _waiting_text(found: TenantQueue) -> str:
+    if not found.waiting:
+        return "none waits to be admitted"
+    reasons = ", ".join(f"{reason} {runs:,}" for reason, runs in found.reasons.items())
+    return f"{found.waiting:,} waiting to be admitted{_since(found.waiting_us)}: {reasons}"
+
+
+def _since(instant_us: int | None) -> str:
+    return "" if instant_us is None else f" since {_short_time(instant_us)}"
+
+
+def _short_time(instant_us: int | None) -> str:
+    return "" if instant_us is None else time_text(instant_us)[:19] + "Z"
 
 
 def _limits_text(limits: Limits, *, whole: bool) -> str:

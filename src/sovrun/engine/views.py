@@ -5,18 +5,20 @@ Owns: the published members of a run, of a step, of a wait, of a queue and of wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sovrun.core.canonical import decode
 from sovrun.core.ids import Tenant
 from sovrun.core.lanes import Limits
-from sovrun.core.lifecycle import State
+from sovrun.core.lifecycle import Reason, State
 from sovrun.core.plan import Plan, plan_of
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.core.step import Step
 from sovrun.core.times import time_text
 from sovrun.engine.desk import WaitView
 from sovrun.engine.history import chain_head, replay_token_of
+from sovrun.engine.queues import TenantQueue
 from sovrun.store.protocol import Depth, Reads, RunRecord
 
 
@@ -98,16 +100,37 @@ def wait_json(view: WaitView) -> dict[str, Any]:
     }
 
 
-def queue_json(depth: Depth) -> dict[str, Any]:
-    """Return the queue of a DAG as the object that programs see."""
+def tenant_queue_json(tenant: Tenant, queue: TenantQueue) -> dict[str, Any]:
+    """Return the queues of a tenant, and their sums, as the object that programs see."""
+    return {
+        "tenant": tenant,
+        "limits": limits_json(queue.limits),
+        **_counts_json(queue, queue.reasons),
+        "queues": [_queue_json(depth) for depth in queue.depths],
+    }
+
+
+def _queue_json(depth: Depth) -> dict[str, Any]:
     return {
         "dagId": depth.dag,
-        "queued": depth.queued,
-        "executing": depth.executing,
-        "oldest": _time(depth.oldest_us),
+        **_counts_json(depth, {} if depth.waits_for is None else {depth.waits_for: depth.waiting}),
         "paused": depth.limits.paused,
         "runsMax": depth.limits.runs_max,
         "stepsMax": depth.limits.steps_max,
+    }
+
+
+def _counts_json(counted: Depth | TenantQueue, reasons: Mapping[Reason, int]) -> dict[str, Any]:
+    return {
+        "queued": counted.queued,
+        "executing": counted.executing,
+        "oldest": _time(counted.oldest_us),
+        "runs": counted.runs,
+        "waitingRuns": {
+            "count": counted.waiting,
+            "oldest": _time(counted.waiting_us),
+            "reasons": {str(reason): runs for reason, runs in reasons.items()},
+        },
     }
 
 

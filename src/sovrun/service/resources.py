@@ -18,7 +18,8 @@ from sovrun.core.spec.normal import spec_from_normal
 from sovrun.engine.command_views import command_json
 from sovrun.engine.desk import Desk
 from sovrun.engine.handler import RunRequest, known_dag, submission_of
-from sovrun.engine.views import limits_json, queue_json, run_json, run_summary, wait_json
+from sovrun.engine.queues import queue_of
+from sovrun.engine.views import run_json, run_summary, tenant_queue_json, wait_json
 from sovrun.ports import Files, Identity
 from sovrun.service.callers import actor_of, tenant_of
 from sovrun.store.codec import shown
@@ -166,13 +167,9 @@ def _add_lists(router: APIRouter, store: Store, desk: Desk) -> None:
 
     @router.get("/queue")
     async def queue(request: Request) -> dict[str, Any]:
-        """Show the tenant's queues."""
+        """Show what waits and executes of the tenant, in all and by DAG, since when, and why runs wait."""
         tenant = tenant_of(request)
-        return {
-            "tenant": tenant,
-            "limits": limits_json(await desk.limits(tenant, None)),
-            "queues": [queue_json(depth) for depth in await store.depths(tenant)],
-        }
+        return tenant_queue_json(tenant, await queue_of(store, tenant))
 
 
 def _acted(changed: bool, state: State) -> dict[str, Any]:  # noqa: FBT001 -- members of one answer

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ import typer
 from sovrun.cli.doctor import doctor
 from sovrun.core.errors import InvalidSetting, IsolationUnavailable
 from sovrun.core.ids import Tenant
+from sovrun.sandbox.careful import CarefulExecutor
 from sovrun.sandbox.environment import environment_digest
 from sovrun.sandbox.executor import SandboxExecutor
+from sovrun.sandbox.secrets import SecretSources
 from sovrun.sandbox.settings import SandboxSettings, parse_warm
 from sovrun.sandbox.watch import descendants
 from support.attacker import living
+from support.supervised import supervisor_of
 from support.tasks import failure_of, require_bubblewrap, task, value_of
 
 LOOK = """
@@ -58,6 +62,9 @@ LOOK = """
     def mine():
         import csv
         return csv.TOKEN
+
+    def address():
+        return hash(object())
 
     def opened():
         import pty
@@ -165,6 +172,15 @@ async def test_programs_and_reproducible_steps_are_cold_and_say_so(tmp_path: Pat
     async with warm(tmp_path / "warm") as executor:
         outcomes = [await executor.execute(one) for one in (program, fixed, task("look:number", code=look))]
     assert [outcome.walls.warm for outcome in outcomes] == [False, False, True]
+
+
+async def test_a_step_that_runs_twice_is_cold_as_two_clones_would_agree(tmp_path: Path, look: Path) -> None:
+    wanted = replace(task("look:address", code=look), verified=True)
+    async with warm(tmp_path / "warm") as executor:
+        outcome = failure_of(await CarefulExecutor(executor, SecretSources()).execute(wanted))
+        clones = [value_of(await executor.execute(replace(wanted, verified=False))) for _ in range(2)]
+    assert outcome.reason == "not_reproducible"
+    assert clones[0] == clones[1]
 
 
 async def test_each_tenant_has_a_template_and_a_user_of_its_own(tmp_path: Path, look: Path) -> None:
@@ -336,9 +352,7 @@ def test_a_first_process_is_alone_only_when_all_that_it_could_wait_for_have_ende
 
 def groups_of(executor: SandboxExecutor) -> list[Path]:
     """Return the directories of its steps' control groups; this machine may have none for it."""
-    link = executor._link
-    assert link is not None
-    return list(Path("/sys/fs/cgroup").glob(f"*/sovrun-{link._process.pid}"))
+    return list(Path("/sys/fs/cgroup").glob(f"*/sovrun-{supervisor_of(executor)}"))
 
 
 async def test_the_control_groups_of_ended_steps_are_removed(tmp_path: Path, look: Path) -> None:

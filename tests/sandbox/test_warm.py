@@ -64,7 +64,7 @@ LOOK = """
         return csv.TOKEN
 
     def address():
-        return hash(object())
+        return hash(object()) >> 16
 
     def opened():
         import pty

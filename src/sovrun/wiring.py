@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.in_process import InProcessExecutor
 from sovrun.sandbox.network import AllowedEndpoint, parse_allowed
 from sovrun.sandbox.secrets import SecretSource, SecretSources, parse_source, require_outside
-from sovrun.sandbox.settings import SandboxSettings, parse_warm
+from sovrun.sandbox.settings import from_environment
 from sovrun.store.memory import MemoryStore
 from sovrun.store.protocol import Store, Submitted
 from sovrun.stores.files import FileStore, ScratchFiles
@@ -218,8 +218,7 @@ async def open_executor(
     sources = SecretSources(secrets)
     if isolation == "sandbox":
         caps = parse_caps(os.environ.get(STEP_LIMITS, ""))
-        warm, modules = parse_warm(os.environ)
-        chosen = SandboxSettings(endpoints=endpoints, caps=caps, warm=warm, warm_modules=modules)
+        chosen = replace(from_environment(os.environ), endpoints=endpoints, caps=caps)
         try:
             sandbox = await SandboxExecutor.open(spool, chosen)
         except OSError as error:

@@ -15,7 +15,7 @@ from sovrun.cli.options import AsJson, StoreUrl
 from sovrun.cli.output import Exit, out, print_json
 from sovrun.core.errors import SovrunError
 from sovrun.sandbox.probe import probe
-from sovrun.sandbox.settings import SandboxSettings, parse_warm
+from sovrun.sandbox.settings import from_environment
 from sovrun.stores.sqlite.schema import HEAD, connect_reader
 from sovrun.wiring import StoreAddress
 
@@ -26,8 +26,7 @@ FREE_MIN: Final = 64 << 20
 def doctor(*, store: StoreUrl = None, as_json: AsJson = False) -> None:
     """Say what this machine can isolate and store; exit 3 when it cannot isolate steps or write the store."""
     address = StoreAddress.parse(store)
-    warm, modules = parse_warm(os.environ)
-    isolation = probe(SandboxSettings(warm=warm, warm_modules=modules))
+    isolation = probe(from_environment(os.environ))
     storage = store_facts(address)
     good = isolation.ok and all(fact.ok for fact in storage)
     if as_json:

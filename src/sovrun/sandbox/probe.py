@@ -28,7 +28,12 @@ from sovrun.sandbox.cgroups import DELEGATION, opened
 from sovrun.sandbox.executor import outcome_of, request_of, start_supervisor
 from sovrun.sandbox.filters import own_filter
 from sovrun.sandbox.settings import SandboxSettings, make_frame
+from sovrun.sandbox.users import HostUsers, NoUser, is_mapped, owners_within
 
+NOT_STARTED_FIX: Final = (
+    "look at standard error for what ended the process that supervises sandboxes; it needs a readable Python, a temporary "
+    "directory with room (TMPDIR), and free memory and processes"
+)
 BWRAP_MIN: Final = (0, 8)
 NO_FILTER_FIX: Final = (
     "use an x86_64 or aarch64 machine, or add the architecture to tools/assemble_filters.py"
@@ -72,13 +77,13 @@ class ProbeReport:
 def probe(settings: SandboxSettings | None = None) -> ProbeReport:
     """Look at this machine and run one step in a sandbox. Takes about a tenth of a second; raises nothing of its own."""
     chosen = settings or SandboxSettings()
-    bwrap = _bubblewrap(chosen)
+    bwrap, user = _bubblewrap(chosen), _user(chosen)
     groups, counted = _control_groups(chosen)
     facts = (
-        *(bwrap, _user_namespaces(), _kernel(), _user(), groups, _landlock()),
+        *(bwrap, _user_namespaces(), _kernel(), user, groups, _landlock()),
         _filter(memory_is_counted=counted),
     )
-    if not bwrap.ok:
+    if not (bwrap.ok and user.ok):  # a step would only fail, and for a reason further away
         return ProbeReport(facts)
     return ProbeReport((*facts, _real_step(chosen)))
 
@@ -115,7 +120,7 @@ def _real_step(settings: SandboxSettings) -> ProbeItem:
         outcome = _run_alone(settings, folder, task)
     except (OSError, EOFError, ValueError, IsolationUnavailable) as error:
         return ProbeItem(
-            name, ok=False, detail=f"cannot be started: {error}", fix="see the message", needed=True
+            name, ok=False, detail=f"cannot be started: {error}", fix=_fix_of(error), needed=True
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -127,6 +132,18 @@ def _real_step(settings: SandboxSettings) -> ProbeItem:
             name, ok=False, detail=f"gave {outcome.output[:80]!r}", fix="report this", needed=True
         )
     return ProbeItem(name, ok=True, detail=_ran(outcome), needed=True)
+
+
+def _fix_of(error: Exception) -> str:
+    """Return what to change where not even the supervisor could be started."""
+    if isinstance(error, IsolationUnavailable):
+        return error.hint or NOT_STARTED_FIX
+    path = getattr(error, "filename", None)
+    if path == os.devnull:
+        return f"chmod 0666 {path}, or make it anew: rm -f {path}; mknod -m 666 {path} c 1 3"
+    if isinstance(error, PermissionError) and path is not None:
+        return f"let the user that runs Sovrun read and write {os.fsdecode(path)}"
+    return NOT_STARTED_FIX
 
 
 def _ran(outcome: Succeeded) -> str:
@@ -177,29 +194,51 @@ def _bubblewrap(settings: SandboxSettings) -> ProbeItem:
 def _user_namespaces() -> ProbeItem:
     limit = _read("/proc/sys/user/max_user_namespaces")
     forbidden = [
-        f"{name}={bad}"
-        for name, bad in (
-            ("kernel.unprivileged_userns_clone", "0"),
-            ("kernel.apparmor_restrict_unprivileged_userns", "1"),
+        (f"{name}={bad}", f"sysctl -w {name}={good}")
+        for name, bad, good in (
+            ("kernel.unprivileged_userns_clone", "0", "1"),
+            ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+            ("user.max_user_namespaces", "0", "15000"),
         )
         if _read("/proc/sys/" + name.replace(".", "/")) == bad
     ]
-    if limit in (None, "0"):
-        forbidden.append(f"user.max_user_namespaces={limit}")
-    detail = ", ".join(forbidden) or f"user.max_user_namespaces={limit}"
-    return ProbeItem(
-        "user namespaces", ok=not forbidden, detail=detail, fix="change them with sysctl" if forbidden else ""
-    )
+    if limit is None:
+        forbidden.append(("there is no user.max_user_namespaces", "use a kernel with CONFIG_USER_NS"))
+    detail = ", ".join(found for found, _ in forbidden) or f"user.max_user_namespaces={limit}"
+    fix = "; ".join(remedy for _, remedy in forbidden)
+    return ProbeItem("user namespaces", ok=not forbidden, detail=detail, fix=fix)
 
 
 def _kernel() -> ProbeItem:
     return ProbeItem("kernel", ok=True, detail=f"{platform.release()} {platform.machine()}")
 
 
-def _user() -> ProbeItem:
+def _user(settings: SandboxSettings) -> ProbeItem:
     if os.getuid() != 0:
         return ProbeItem("user", ok=True, detail=f"ordinary user {os.getuid()}: steps run as that user")
-    return ProbeItem("user", ok=True, detail="root: every running step has a host user id of its own")
+    ids = settings.uids
+    wanted = f"user ids {ids.start} to {ids.stop - 1} for steps"
+    if not all(is_mapped(ids, _read(f"/proc/self/{name}") or "") for name in ("uid_map", "gid_map")):
+        detail = (
+            f"{wanted} do not exist here: this root is that of a user namespace (/proc/self/uid_map, gid_map)"
+        )
+        fix = "run Sovrun as an ordinary user, or set SOVRUN_UIDS=FIRST:COUNT to ids that both of these files map"
+        return ProbeItem("user", ok=False, detail=detail, fix=fix, needed=True)
+    owners = owners_within(ids)
+    if owners:
+        detail = f"{wanted} belong to others: {', '.join(owners[:8])}"
+        fix = "set SOVRUN_UIDS=FIRST:COUNT to ids that nobody has and that are handed to nobody"
+        return ProbeItem("user", ok=False, detail=detail, fix=fix, needed=True)
+    try:
+        HostUsers(ids, Path(settings.uid_folder)).close()
+    except NoUser as error:
+        detail, _, fix = str(error).rpartition(". ")
+        return ProbeItem("user", ok=False, detail=detail, fix=fix, needed=True)
+    detail = (
+        "root: every running step has a host user id of its own on this machine, "
+        f"of {ids.start} to {ids.stop - 1}, kept apart in {settings.uid_folder}"
+    )
+    return ProbeItem("user", ok=True, detail=detail)
 
 
 def _control_groups(settings: SandboxSettings) -> tuple[ProbeItem, bool]:

@@ -20,17 +20,17 @@ _TABLE: Final = (
     (
         ("max_*_namespaces exceeded", "No space left on device"),
         "user namespaces are exhausted or forbidden",
-        "raise user.max_user_namespaces with sysctl (0 forbids them)",
+        "run `sysctl -w user.max_user_namespaces=15000` (0 forbids them), on the host where this is a container",
     ),
     (
         ("setting up uid map", "RTM_NEWADDR", "apparmor"),
         "user namespaces are restricted by the security module",
-        "set kernel.apparmor_restrict_unprivileged_userns=0, or install an AppArmor profile for bwrap",
+        "run `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or install an AppArmor profile for bwrap",
     ),
     (
         ("No permissions to create", "Creating new namespace failed", "clone failed"),
         "making namespaces is forbidden",
-        "allow clone and unshare in the container's seccomp profile, or set kernel.unprivileged_userns_clone=1",
+        "allow clone and unshare in the container's seccomp profile, or `sysctl -w kernel.unprivileged_userns_clone=1`",
     ),
     (
         ("mount proc",),
@@ -41,7 +41,7 @@ _TABLE: Final = (
     (
         ("uid range",),
         "the user ids for steps do not exist in this container",
-        "choose sandbox user ids within /proc/self/uid_map",
+        "set SOVRUN_UIDS=FIRST:COUNT to ids that /proc/self/uid_map and gid_map have",
     ),
     (
         ("private mounts",),

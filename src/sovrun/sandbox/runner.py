@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BODY_MAX: Final = 1 << 30
 EXIT_REFUSED: Final = 78
+EXIT_UNHEARD: Final = 1
+CLOSED: Final = b"the step closed the sandbox's own descriptor 3\n"
 
 
 def main() -> NoReturn:
@@ -53,6 +55,7 @@ def main() -> NoReturn:
 
 def _answer(task: Mapping[str, Any], arguments: bytes) -> None:
     """Run the function and send what became of it. What is sent has been flushed before."""
+    control = os.fstat(CONTROL).st_ino
     try:
         output = _call(task["entry"], arguments)
         head = {"say": "result"}
@@ -71,7 +74,20 @@ def _answer(task: Mapping[str, Any], arguments: bytes) -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError):  # closed or replaced by the step
             continue
-    wire.send(CONTROL, head, output)
+    try:
+        if os.fstat(CONTROL).st_ino != control:  # the number may be another file's by now
+            _complain()
+        wire.send(CONTROL, head, output)
+    except OSError:
+        _complain()
+
+
+def _complain() -> NoReturn:
+    """End without an answer: nobody can hear one."""
+    try:
+        os.write(2, CLOSED)
+    finally:
+        os._exit(EXIT_UNHEARD)
 
 
 def _is_full_of_processes() -> bool:

@@ -42,7 +42,8 @@ class SandboxSettings:
 
     Args:
         uid_first, uid_count: as root, the range of host user ids that steps run as, one for each step that is
-            running; none of them may belong to anybody. An ordinary user's steps run as that user.
+            running on this machine; none of them may belong to anybody. An ordinary user's steps run as that user.
+        uid_folder: where it is kept which of them are taken; the same for all that share the range, for root alone.
         handshake_us: how long a sandbox may take from its start to `ready`, in microseconds.
         bwrap: path of bubblewrap; None means the first one in the system's directories.
         endpoints: what steps may reach outside when they declare it.
@@ -56,6 +57,7 @@ class SandboxSettings:
 
     uid_first: int = 1_879_000_000
     uid_count: int = 65_536
+    uid_folder: str = "/run/sovrun-uids"  # no service's RuntimeDirectory, which goes with that service
     handshake_us: int = 60 * SECOND_US
     bwrap: Path | None = None
     caps: tuple[Cap, ...] = ()
@@ -66,12 +68,51 @@ class SandboxSettings:
     warm_steps: int = 1_000
     warm_us: int = 600 * SECOND_US
 
+    @property
+    def uids(self) -> range:
+        """The host user ids for steps."""
+        return range(self.uid_first, self.uid_first + self.uid_count)
+
     def bubblewrap(self) -> Path | None:
         """Return where bubblewrap is, or None. The caller's PATH is not asked: it may hold anything."""
         if self.bwrap is not None:
             return self.bwrap if self.bwrap.is_file() else None
         found = shutil.which("bwrap", path=SEARCH_PATH)
         return Path(found) if found else None
+
+
+def from_environment(variables: Mapping[str, str]) -> SandboxSettings:
+    """Return what the operator's environment says about the sandbox. Raises: InvalidSetting."""
+    warm, modules = parse_warm(variables)
+    uids = parse_uids(variables.get(UIDS, ""))
+    return SandboxSettings(
+        uid_first=uids.start,
+        uid_count=len(uids),
+        uid_folder=str(Path(variables.get(UIDS_FOLDER, "") or SandboxSettings().uid_folder).absolute()),
+        warm=warm,
+        warm_modules=modules,
+    )
+
+
+UIDS: Final = "SOVRUN_UIDS"
+UIDS_FOLDER: Final = "SOVRUN_UIDS_FOLDER"
+_UID_LAST: Final = (1 << 32) - 2
+"""The number above it means "no change" to the kernel."""
+
+
+def parse_uids(text: str) -> range:
+    """Return the host user ids of `FIRST:COUNT`, the usual ones for an empty text. Raises: InvalidSetting."""
+    if not text:
+        return SandboxSettings().uids
+    first, _, count = text.partition(":")
+    if not (first.isascii() and first.isdigit() and count.isascii() and count.isdigit()):
+        raise InvalidSetting(f"{UIDS}: {text!r} is not FIRST:COUNT", hint=f"for example {UIDS}=2000000:1000")
+    if len(text) > 21 or int(first) < 1 or int(count) < 1 or int(first) + int(count) - 1 > _UID_LAST:
+        raise InvalidSetting(
+            f"{UIDS}: {text!r} is no range of user ids",
+            hint=f"choose at least one id, the first above 0, the last at most {_UID_LAST}",
+        )
+    return range(int(first), int(first) + int(count))
 
 
 WARM: Final = "SOVRUN_WARM"

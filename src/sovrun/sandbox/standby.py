@@ -20,6 +20,9 @@ from sovrun.sandbox.hub import Hub
 
 _CHUNK: Final = 1 << 10
 _CREDENTIALS: Final = struct.Struct("3i")
+_STATUS_MAX: Final = 0xFFFF
+_CPU_S_MAX: Final = 1e12
+_MEMORY_MAX: Final = 1 << 62
 _UNLIMITED: Final = {"memory": 1 << 50, "processes": 1 << 15}
 """Until the step's own limits are known, which is before anything of it runs."""
 
@@ -38,6 +41,9 @@ class Taker(Protocol):
 
     def on_template_gone(self, reason: str, message: str) -> None:
         """Its template has ended, or could not begin."""
+
+    def kill(self, reason: str, message: str) -> None:
+        """Kill every process of the attempt; the first reason stands."""
 
 
 class Standby:
@@ -89,7 +95,7 @@ class Standby:
         for level, kind, data in said:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
                 self._pid, _, _ = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])
-        with suppress(ProcessLookupError):
+        with suppress(OSError):  # what a preloaded module says it is need not exist
             self._pidfd = os.pidfd_open(self._pid) if self._pid > 0 else -1
         if self._pidfd < 0:  # it has ended before it could speak, which the template will tell
             return
@@ -138,8 +144,14 @@ class Standby:
         self._hub.unwatch(self._beside.fileno())
         self._beside.close()
         self._beside = None
-        if said and self._taker is not None:
-            self._taker.on_last(**json.loads(said))
+        if not said or self._taker is None:
+            return
+        try:
+            status, cpu_s, memory = end_of(said_in(said))
+        except ValueError as error:
+            self._taker.kill("sandbox_error", f"what the step's first process says of its end is {error}")
+        else:
+            self._taker.on_last(status, cpu_s, memory)
 
     # --- what the template tells ----------------------------------------------------------------------------------------
 
@@ -172,6 +184,30 @@ class Standby:
         if self._group is not None:
             self._group.remove()
             self._group = None
+
+
+def said_in(message: bytes) -> dict[str, Any]:
+    """Return a message of a template or a clone. What a preloaded module may have written is not believed to be one.
+
+    Raises: ValueError.
+    """
+    try:
+        found: dict[str, Any] = {**json.loads(message)}
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError("not understood") from None
+    return found
+
+
+def end_of(said: dict[str, Any]) -> tuple[int, float, int]:
+    """Return the status, the seconds of processor time and the bytes of memory of a step's end. Raises: ValueError."""
+    status, cpu_s, memory = (said.get(name) for name in ("status", "cpu_s", "memory"))
+    if type(status) is not int or not 0 <= status <= _STATUS_MAX:
+        raise ValueError("no status of a process")
+    if not isinstance(cpu_s, int | float) or not 0 <= cpu_s <= _CPU_S_MAX:
+        raise ValueError("no time")
+    if type(memory) is not int or not 0 <= memory <= _MEMORY_MAX:
+        raise ValueError("no amount of memory")
+    return status, float(cpu_s), memory
 
 
 def close_all(descriptors: list[int]) -> None:

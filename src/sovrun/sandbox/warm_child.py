@@ -98,11 +98,16 @@ def _live(beside: int, filtering: bytes) -> NoReturn:
         os.write(INFO, b"here")
         if os.read(INFO, 1) != b"g":  # it is not needed
             os._exit(0)
+        waiting, dropped = os.pipe()
         step = os.fork()  # here, as what forks copies much memory
         if step == 0:
+            os.close(dropped)
+            os.read(waiting, 1)  # ends when the first process is as the supervisor wants to see it
+            os.close(waiting)
             _become_step(filtering)
         os.closerange(0, INFO)
         _drop_everything(filtering)
+        os.closerange(INFO + 1, dropped + 1)
         _reap_until(step)
     except BaseException as error:  # noqa: BLE001 -- a forked child must never return into the template's loop
         os.write(2, f"sovrun: {error}\n".encode())

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from sovrun.cli.files import written
 from sovrun.cli.options import AsJson, DagFile
 from sovrun.cli.output import out, print_json
 from sovrun.core.identity import dag_version
@@ -99,7 +100,8 @@ def import_wfformat(
     if output is None:
         typer.echo(text, nl=False)
         return
-    output.write_text(text)
+    with written(output) as made:
+        made.write(text.encode())
     summary: dict[str, Any] = {
         "dagId": document["metadata"]["id"], "steps": len(document["steps"]), "file": str(output)
     }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.markup import escape
 
+from sovrun.cli.files import require_directory, written
 from sovrun.cli.options import (
     Adapters,
     AllowEndpoint,
@@ -25,12 +26,23 @@ from sovrun.cli.options import (
     same_store,
     tenant_of,
 )
-from sovrun.cli.output import STYLE, Exit, complete, err, exit_of_run, out, print_json, visible
+from sovrun.cli.output import (
+    STYLE,
+    Exit,
+    complete,
+    err,
+    error_json,
+    exit_of_run,
+    out,
+    print_json,
+    report_error,
+    visible,
+)
 from sovrun.cli.progress import follow
 from sovrun.cli.serving import followed
 from sovrun.cli.waits import print_waits_of
 from sovrun.core.canonical import decode
-from sovrun.core.errors import StoreOwned
+from sovrun.core.errors import SovrunError, StoreOwned
 from sovrun.core.identity import RunKey
 from sovrun.core.ids import RunId, StepId, Tenant, idempotency_key
 from sovrun.core.lifecycle import TERMINAL, State
@@ -98,6 +110,8 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
     whose = tenant_of(tenant)
     caller = None if key is None else idempotency_key(key)
     address = StoreAddress.parse(store)
+    if save is not None:
+        require_directory(save)  # before there is a run whose files could not be put there
 
     def request_of(opened: Opened | Submitting) -> RunRequest:
         dag = opened.load(file, whose)
@@ -227,13 +241,22 @@ async def finish(
     opened: Opened | Submitting, address: StoreAddress, record: RunRecord, *, save: Path | None, as_json: bool
 ) -> Exit:
     """Show how a run ended or what it is left waiting for, and return the exit code for it."""
-    saved = [] if save is None else await save_files(opened, record, save)
+    saved: list[Path] = []
+    problem: SovrunError | None = None
+    try:
+        if save is not None:
+            await save_files(opened, record, save, saved)
+    except SovrunError as error:  # the run is over all the same, and what came of it is told first
+        problem = error
     shown = await run_json(opened.store, record)
     if as_json:
-        print_json({**shown, "saved": [str(path) for path in saved]} if save is not None else shown)
+        more: dict[str, Any] = {} if save is None else {"saved": [str(path) for path in saved]}
+        print_json(shown | more | ({} if problem is None else {"error": error_json(problem)}))
     else:
         await _summary(opened, address, record, saved)
-    return exit_of_run(record.head.state)
+        if problem is not None:
+            report_error(problem, as_json=False)
+    return exit_of_run(record.head.state) if problem is None else Exit.ENVIRONMENT
 
 
 async def _summary(
@@ -275,11 +298,15 @@ def _few(names: list[StepId]) -> str:
     return shown if len(names) <= _NAMES_MAX else f"{shown} and {len(names) - _NAMES_MAX:,} more"
 
 
-async def save_files(opened: Opened | Submitting, record: RunRecord, directory: Path) -> list[Path]:
-    """Copy the files named by members of the steps' outputs to `directory/STEP/MEMBER`; return where they are."""
+async def save_files(
+    opened: Opened | Submitting, record: RunRecord, directory: Path, saved: list[Path]
+) -> None:
+    """Copy the files named by members of the steps' outputs to `directory/STEP/MEMBER`, and add to `saved` where they are.
+
+    Raises: FileUnavailable, StoreUnavailable; what was saved until then stays.
+    """
     head = record.head
     plan = await plan_of_run(opened.store, record)
-    saved: list[Path] = []
     for spec, step in zip(plan.steps, await opened.store.steps(head.tenant, head.id), strict=True):
         if step.output is None:
             continue
@@ -288,10 +315,11 @@ async def save_files(opened: Opened | Submitting, record: RunRecord, directory: 
         for name, member in sorted(value.items()) if isinstance(value, dict) else ():
             if isinstance(member, dict) and "$file" in member and name == Path(name).name:
                 target = directory / spec.id / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(opened.files.locate(head.tenant, member["$file"]), target)
+                require_directory(target.parent)
+                source = opened.files.locate(head.tenant, member["$file"])
+                with source.open("rb") as kept, written(target) as file:
+                    shutil.copyfileobj(kept, file, 1 << 20)
                 saved.append(target)
-    return saved
 
 
 async def _payload(opened: Opened | Submitting, tenant: Tenant, digest: Any) -> bytes | None:

@@ -53,12 +53,11 @@ def plan_order(needs: Mapping[StepId, Sequence[StepId]]) -> tuple[StepId, ...]:
 def _circle(needs: Mapping[StepId, Sequence[StepId]]) -> list[StepId]:
     """Return a circle among steps of which each is on one or waits for one."""
     step = min(needs)
-    trail: dict[StepId, int] = {}
-    while step not in trail:  # every step has a need among them, so walking back must come round
-        trail[step] = len(trail)
+    seen: set[StepId] = set()
+    while step not in seen:  # every step has a need among them, so walking back must come round
+        seen.add(step)
         step = min(need for need in needs[step] if need in needs)
-    first = min(list(trail)[trail[step] :])
-    return _shortest_circle(first, needs)
+    return _shortest_circle(step, needs)
 
 
 def _shortest_circle(first: StepId, needs: Mapping[StepId, Sequence[StepId]]) -> list[StepId]:

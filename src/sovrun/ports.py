@@ -157,8 +157,9 @@ class Executor(Protocol):
     def execute(self, task: Task) -> Awaitable[Succeeded | Failed]:
         """Run the attempt to its end and return how it ended.
 
-        Cancelling the call kills the attempt with all its processes. Everything that goes wrong with the step or
-        with its isolation is a `Failed`; only a bug raises.
+        Cancelling the call ends the attempt with all its processes: a step that runs is told to end and has its grace
+        time for that, as far as the executor can tell it; cancelling again kills it at once. Everything that goes wrong
+        with the step or with its isolation is a `Failed`; only a bug raises.
         """
 
     async def close(self) -> None:

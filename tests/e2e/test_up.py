@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from support.cli import sovrun, write_dag
-from support.up import Up, alive, children, descendants, until, up
+from support.up import Up, alive, descendants, until, up
 
 PLUG = """
 import os, pathlib, signal, subprocess, sys, time
@@ -24,6 +24,14 @@ def gated(gate):
     return 1
 
 def slow():
+    time.sleep(300)
+
+def tidy():
+    def end(*_):
+        print("tidied", flush=True)
+        sys.exit()
+    signal.signal(signal.SIGTERM, end)
+    print("begun", flush=True)
     time.sleep(300)
 
 def stubborn():
@@ -45,6 +53,9 @@ GATED = HEAD.format(name="gated") + (
 )
 SLOW = HEAD.format(name="slow") + f"steps: [{{id: a, python: 'plug:slow', {RETRY}}}]\n"
 STUBBORN = HEAD.format(name="stubborn") + f"steps: [{{id: a, python: 'plug:stubborn', {RETRY}}}]\n"
+TIDY = HEAD.format(name="tidy") + (
+    f"steps: [{{id: a, python: 'plug:tidy', resources: {{graceSeconds: 600}}, {RETRY}}}]\n"
+)
 ASKS = HEAD.format(name="asks") + (
     "steps:\n"
     "  - {id: go, confirm: {role: boss, show: {question: really}}}\n"
@@ -184,6 +195,16 @@ def test_what_does_not_finish_within_the_grace_time_is_given_back_and_resumed() 
         until(lambda: server.step(run, "a")["attempts"] == 2, "the second attempt")
 
 
+def test_before_the_grace_time_is_over_steps_are_told_to_end() -> None:
+    with up("sandbox", grace=12) as server:
+        run = server.submit(dag(server, TIDY))
+        until(lambda: "begun" in server.do("logs", run, "a").out, "the step")
+        assert server.stop() == 0
+        assert server.do("logs", run, "a").out == "begun\ntidied\n"
+        step = server.step(run, "a")
+        assert (step["state"], step["reason"]) == ("awaiting_tool", "lease_expired")
+
+
 # --- deaths -------------------------------------------------------------------------------------------------------------
 
 
@@ -229,26 +250,30 @@ def test_a_killed_server_takes_workers_and_steps_with_it_and_its_successor_resum
 # --- cancelling ---------------------------------------------------------------------------------------------------------
 
 
+def test_cancelling_lets_a_running_step_end_in_order() -> None:
+    with up("sandbox") as server:
+        run = server.submit(dag(server, TIDY))
+        until(lambda: "begun" in server.do("logs", run, "a").out, "the step")
+        assert server.do("cancel", run).code == 0
+        until(lambda: server.do("logs", run, "a").out == "begun\ntidied\n", "the step's last words")
+        assert server.show(run)["status"] == "cancelled"
+        assert server.do("watch", server.submit(dag(server, QUICK))).code == 0
+
+
 def test_cancelling_kills_a_running_step_with_all_its_children_whatever_it_ignores() -> None:
     with up("sandbox") as server:
-        run = server.submit(dag(server, STUBBORN))
-        until(lambda: server.step(run, "a")["state"] == "executing", "the step")
+        assert server.do("watch", server.submit(dag(server, QUICK))).code == 0
         (worker,) = server.workers()
-        before = until(lambda: len(found := descendants(worker)) >= 5 and found, "the step's own child")
+        helpers = set(descendants(worker))
+        run = server.submit(dag(server, STUBBORN))
+        # bubblewrap twice, the step and its child
+        below = until(lambda: len(found := set(descendants(worker)) - helpers) >= 4 and found, "the child")
         done = server.do("cancel", run, "--note", "enough", "--json")
         assert done.code == 0, done.out + done.err
         assert server.show(run)["status"] == "cancelled"
-        kept = set(until(lambda: _only_helpers(worker, before), "the end of the step's processes"))
-        assert kept < set(before)
+        until(lambda: not any(map(alive, below)), "the end of the step's processes")
         assert server.do("cancel", run, "--note", "enough", "--json").json["changed"] is False
         assert server.do("watch", server.submit(dag(server, QUICK))).code == 0, "its slot is free again"
-
-
-def _only_helpers(worker: int, before: list[int]) -> list[int]:
-    """Return what is left below a worker when nothing below its direct children is."""
-    left = [pid for pid in before if alive(pid)]
-    helpers = children(worker)
-    return helpers if len(left) <= len(helpers) else []
 
 
 # --- waiting ------------------------------------------------------------------------------------------------------------

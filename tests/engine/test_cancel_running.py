@@ -12,7 +12,7 @@ import sovrun.engine.worker
 from sovrun.core.errors import IllegalTransition
 from sovrun.core.ids import StepId
 from sovrun.core.lifecycle import State
-from sovrun.core.spec.model import Kind, StepSpec
+from sovrun.core.spec.model import SECOND_US, Kind, Resources, StepSpec
 from sovrun.sandbox.executor import SandboxExecutor
 from support import dags
 from support.acts import govern
@@ -53,6 +53,47 @@ async def test_a_cancelled_step_on_a_thread_gives_its_slot_back(start: Started) 
             "the tenant may have one step at a time"
         )
         assert [step.reason for step in await bench.store.steps(TENANT, run)] == ["run_cancelled"] * 2
+
+
+TIDY = """#!/bin/sh
+trap 'echo tidied; exit 0' TERM
+echo begun
+while :; do sleep 0.01; done
+"""
+
+
+def told_in(log: Path) -> str:
+    return log.read_text() if log.exists() else ""
+
+
+async def test_a_cancelled_program_may_end_in_order_and_its_run_is_cancelled_all_the_same(
+    start: Started, tmp_path: Path
+) -> None:
+    require_bubblewrap()
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "tidy").write_text(TIDY)
+    (code / "tidy").chmod(0o755)
+    step = StepSpec(StepId("a"), Kind.ARGV, ("tidy",), resources=Resources(grace_us=600 * SECOND_US))
+    executor: Any = await SandboxExecutor.open(tmp_path / "spool")
+    async with start(executor=executor, slots=2) as bench:
+        run = await bench.submit(dags.dag(step), code=code)
+        log = Path(bench.files.log(TENANT, run, step.id, 1))
+
+        async def has_begun() -> bool:
+            return "begun" in told_in(log)
+
+        async def is_free() -> bool:
+            return (await bench.store.depths(TENANT))[0].executing == 0
+
+        await until(has_begun)
+        await bench.engine.desk.cancel(TENANT, run, ACTOR, None)
+        told = [event.type for event in await bench.store.events(TENANT, run)]
+        assert (await bench.engine.desk.cancel(TENANT, run, ACTOR, None)) == (False, State.CANCELLED)
+        await until(is_free)
+        assert "tidied" in told_in(log)
+        assert told[-2:] == ["step.cancelled", "run.cancelled"]
+        assert [event.type for event in await bench.store.events(TENANT, run)] == told
 
 
 STUBBORN = """#!/usr/bin/python3

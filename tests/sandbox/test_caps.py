@@ -26,6 +26,8 @@ ACME, OTHER = Tenant("acme"), Tenant("other")
         ("wallSeconds=1.5", Cap(None, "wall_us", 1_500_000)),
         ("wallSeconds=2h", Cap(None, "wall_us", 7_200_000_000)),
         ("openFiles=7", Cap(None, "open_files", 7)),
+        ("graceSeconds=0", Cap(None, "grace_us", 0)),
+        ("acme/graceSeconds=0.5", Cap(ACME, "grace_us", 500_000)),
     ],
 )
 def test_a_cap_is_written_as_in_a_step(text: str, cap: Cap) -> None:
@@ -41,6 +43,8 @@ def test_a_cap_is_written_as_in_a_step(text: str, cap: Cap) -> None:
         "weight=3",
         "processes=0",
         "processes=1.5",
+        "graceSeconds=601",
+        "graceSeconds=soon",
         "A B/memory=1",
         "/memory=1",
     ],

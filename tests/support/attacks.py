@@ -137,6 +137,20 @@ def burn(number: int) -> None:
 # --- outliving --------------------------------------------------------------------------------------------------------
 
 
+def tidy(marker: str, children: int) -> None:
+    """End in order when told to, with children that would not."""
+
+    def end(_number: int, _frame: object) -> None:
+        print("tidied", flush=True)  # noqa: T201 -- it tells that it has ended in order
+        sys.exit()
+
+    signal.signal(signal.SIGTERM, end)
+    print("started", flush=True)  # noqa: T201 -- it tells that it has begun
+    for _ in range(children):
+        daemon(marker)
+    time.sleep(1000)
+
+
 def linger(marker: str, children: int) -> None:
     """Ignore every request to end, and have children in sessions of their own that do so, too."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -74,7 +74,12 @@ def up(  # noqa: PLR0913 -- one parameter per option of the command
     ] = 2,
     grace: Annotated[
         float,
-        typer.Option("--grace", min=0, metavar="SECONDS", help="How long steps may go on when told to stop."),
+        typer.Option(
+            "--grace",
+            min=0,
+            metavar="SECONDS",
+            help="How long steps have when told to stop, the last quarter of it after SIGTERM.",
+        ),
     ] = 10.0,
 ) -> None:
     """Own a store, serve it on a Unix socket beside it, and execute what is submitted, until interrupted."""
@@ -126,9 +131,14 @@ def worker(
         )
         async with opened as working:
             loop = asyncio.get_running_loop()
+            work = asyncio.create_task(working.run())
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, working.stop)
-            await working.run()
+            # Another signal, as a whole terminal or service may be told to stop, and its worker once more by the server.
+            loop.add_signal_handler(signal.SIGQUIT, work.cancel)
+            await asyncio.wait((work,))
+            if not work.cancelled():
+                work.result()
 
     complete(job())
 

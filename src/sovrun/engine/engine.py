@@ -28,6 +28,8 @@ from sovrun.store.protocol import RunRecord, Store, Submission, Submitted
 LOOK_SECONDS: Final = 0.1
 GRACE_SECONDS: Final = 10.0
 """How long steps under way may go on when the engine is left; after that they are killed and their leases given back."""
+ENDING_SHARE: Final = 4
+"""In the last quarter of that time they are told to end."""
 
 
 class Engine:
@@ -89,11 +91,17 @@ class Engine:
         self._clerk.stop()
         if self._commands is not None:
             await self._commands.stop()
+        ending = self._grace_seconds / ENDING_SHARE
         if error is None:
             # Steps under way, which the first two see to, are let finish for a while; what does not is given back.
-            await asyncio.wait(self._tasks[:2], timeout=self._grace_seconds)
+            await asyncio.wait(self._tasks[:2], timeout=self._grace_seconds - ending)
         for task in self._tasks:
             task.cancel()
+        working = self._tasks[0]
+        await asyncio.wait((working,), timeout=ending)
+        while not working.done():
+            working.cancel()  # once more, which kills steps that were told to end
+            await asyncio.wait((working,), timeout=LOOK_SECONDS)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(StoreUnavailable):  # then the next engine takes them back
             await self._store.take_back(LEASE_US, dead=(self._worker.name,))

@@ -3,7 +3,8 @@
 Owns: `Attempt`: its processes, pipes and deadlines, the handshake, the caps, and the judgement of how it ended.
 Must not touch: other attempts, and belief: whatever comes out of the sandbox after `go` may come from the step.
 
-launching -> (ready/go) running -> ending (all its processes are being killed) -> collecting -> done.
+launching -> (ready/go) running -> (stopping: told to end, for its grace time) -> ending (all its processes are being
+killed) -> collecting -> done.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -24,10 +24,11 @@ from sovrun.sandbox.cgroups import Group
 from sovrun.sandbox.ending import Ending, believable, oom_kills
 from sovrun.sandbox.exchange import WORK
 from sovrun.sandbox.hub import Hub
-from sovrun.sandbox.listeners import Listeners, hosts_file
+from sovrun.sandbox.listeners import Listeners
+from sovrun.sandbox.openings import openings
 from sovrun.sandbox.redaction import Redaction
 from sovrun.sandbox.refusals import explain
-from sovrun.sandbox.seal import CONTROL, WRITABLE
+from sovrun.sandbox.seal import WRITABLE
 from sovrun.sandbox.verdicts import MESSAGE_MAX, failure
 from sovrun.sandbox.watch import Watch
 
@@ -45,7 +46,7 @@ class Attempt:
     Args:
         ident: the engine's number for it.
         task: as the engine sent it: `kind`, `entry`, `code`, `files`, `limits`, `epoch`, `output_max`, `log_max`, `log`,
-            `wall_us`, `files_max`, `network`, `trusted`.
+            `wall_us`, `grace_us`, `files_max`, `network`, `trusted`.
         parts: the arguments as canonical JSON, then the values of `task["secrets"]`.
         uid: host user id to run as; None when the supervisor is an ordinary user.
     """
@@ -70,7 +71,7 @@ class Attempt:
         self._info = b""
         self._sending = memoryview(b"")
         self._decoder = wire.Decoder(body_max=task["output_max"], head_max=HEAD_MAX)
-        self._outer = self._outer_pidfd = self._init = self._init_pidfd = self._work = -1
+        self._outer = self._outer_pidfd = self._init = self._init_pidfd = self._step_pidfd = self._work = -1
         self._collector = -1
         self._collected = False
         self._network: Listeners | None = None
@@ -97,7 +98,7 @@ class Attempt:
         wanted = launch.order(self._hub.bwrap, self._hub.frame, self._task, self.uid)
         self._oom_kills = oom_kills()
         with ExitStack() as theirs, ExitStack() as ours:
-            numbers = self._open(wanted.options, theirs, ours)
+            numbers, self._streams = openings(self._task, wanted.options, self._hub.filter, theirs, ours)
             parent = os.getpid()
             self._outer = os.fork()
             if self._outer == 0:
@@ -125,32 +126,6 @@ class Attempt:
         if self._hub.groups.memory_is_counted:
             limits["data"] = limits.pop("memory")
         return limits
-
-    def _open(self, options: bytes, theirs: ExitStack, ours: ExitStack) -> dict[int, int]:
-        """Open what the sandbox is given, by its numbers, and our ends of it."""
-        numbers = {}
-
-        def give(number: int, descriptor: int) -> None:
-            theirs.callback(os.close, descriptor)
-            numbers[number] = descriptor
-
-        def hold(name: str, descriptor: int) -> None:
-            ours.callback(os.close, descriptor)
-            self._streams[name] = descriptor
-
-        give(0, os.open(os.devnull, os.O_RDWR))
-        for number, name in ((1, "stdout"), (2, "stderr"), (launch.INFO, "info")):
-            reading, writing = os.pipe()
-            hold(name, reading)
-            give(number, writing)
-        near, far = socket.socketpair()
-        hold("control", near.detach())
-        give(CONTROL, far.detach())
-        give(launch.ARGUMENTS, launch.memory_file(options))
-        if self._task["network"]:
-            give(launch.HOSTS, launch.memory_file(hosts_file(self._task["network"])))
-        give(launch.FILTER, os.open(self._hub.filter, os.O_RDONLY | os.O_CLOEXEC))
-        return numbers
 
     def _watch_streams(self) -> None:
         for name, descriptor in self._streams.items():
@@ -261,8 +236,9 @@ class Attempt:
         task = {name: self._task[name] for name in ("kind", "entry", "output_max", "secrets")}
         self._send({**task, "files": sorted(self._task["files"])}, *self._parts)
 
-    def _processes(self) -> list[int]:
-        return [self._outer, *watch.descendants(self._init)]
+    def _around(self) -> list[int]:
+        """Return its processes that are no descendants of the sandbox's first."""
+        return [self._outer]
 
     def _outside_problems(self) -> list[str]:
         """Return what the host sees of the sandbox that must not be, and hold on to its work directory."""
@@ -279,7 +255,12 @@ class Attempt:
             problems.append("its work directory belongs to somebody else")
         if self.uid is None:  # root has set the number of files, see `launch.stage`
             self._places = watch.held(process, WRITABLE)
-        if self._group is not None and self._group.finish_entering(self._processes()):
+        inside = watch.descendants(self._init)
+        if len(inside) == 2:  # bubblewrap's, or the clone's, and what becomes the step
+            self._step_pidfd = os.pidfd_open(inside[1])
+        else:
+            problems.append(f"{len(inside)} processes are in it before the step")
+        if self._group is not None and self._group.finish_entering([*self._around(), *inside]):
             problems.append("it is not in its control group")
         return problems
 
@@ -305,29 +286,50 @@ class Attempt:
     @property
     def wake_at(self) -> float | None:
         """When to be woken, in monotonic seconds."""
-        if self._watch is None or self.deadline is None:
+        if self._watch is None or self.deadline is None or self._ended:
             return self.deadline
         return min(self.deadline, self._watch.next_at)
 
     def wake(self, now: float) -> None:
         """Act on a deadline that has passed, or look whether the step keeps its limits."""
-        if self._watch is not None and self.deadline is not None and now < self.deadline:
+        if self._watch is not None and self.deadline is not None and now < self.deadline and not self._ended:
             verdict = self._watch.look(now)
             if verdict is not None:
                 self.deadline = None
                 self.kill(verdict["reason"], verdict["message"])
             return
         self.deadline = None
-        if self._started:
+        if self._verdict is not None:
+            self._kill_all()
+        elif self._started:
             text = f"the step ran longer than {self._task['wall_us'] / SECOND_US:g} s (resources.wallSeconds)"
-            self.kill("wall_limit", text)
+            self.stop("wall_limit", text)
         else:
             self.kill("sandbox_error", f"no sandbox within {self._hub.handshake_s:g} s: {self._said()}")
+
+    def stop(self, reason: str, message: str) -> None:
+        """Tell the step to end, and kill every process when its grace time is over; a second time changes nothing.
+
+        The step's own process is told: the kernel keeps such a word from the first of a namespace, and what the step
+        started is the step's to end. Before its code runs, or after it, everything is killed at once.
+        """
+        if self._verdict is not None:
+            return
+        grace_us = self._task["grace_us"]
+        if not (self._started and grace_us) or self._ended:
+            self.kill(reason, message)
+            return
+        self._verdict = failure(reason, message)
+        self.deadline = time.monotonic() + grace_us / SECOND_US
+        _signal(self._step_pidfd, signal.SIGTERM)
 
     def kill(self, reason: str, message: str) -> None:
         """Kill every process of the attempt; the first reason stands."""
         if self._verdict is None:
             self._verdict = failure(reason, message)
+        self._kill_all()
+
+    def _kill_all(self) -> None:
         if self._collector > 0:
             with suppress(ProcessLookupError):
                 os.kill(self._collector, signal.SIGKILL)
@@ -337,11 +339,11 @@ class Attempt:
 
     def _kill_processes(self) -> None:
         if self._init_pidfd >= 0:
-            _kill(self._init_pidfd)  # the first process of a pid namespace takes all others with it
+            _signal(self._init_pidfd)  # the first process of a pid namespace takes all others with it
         if self._status is None:
             with suppress(ProcessLookupError):  # bubblewrap before it has a namespace
                 os.killpg(self._outer, signal.SIGKILL)
-            _kill(self._outer_pidfd)
+            _signal(self._outer_pidfd)
 
     def _on_outer_exit(self) -> None:
         while self._init < 0 and self._on_stream("info"):
@@ -352,7 +354,7 @@ class Attempt:
         self._count(used)
         self._hub.unwatch(self._outer_pidfd)
         if self._init_pidfd >= 0:
-            _kill(self._init_pidfd)
+            _signal(self._init_pidfd)
             self._hub.watch(self._init_pidfd, self._on_init_exit)
         else:
             self._all_dead()
@@ -370,7 +372,8 @@ class Attempt:
 
     def _all_dead(self) -> None:
         self._ended = time.monotonic()
-        self.deadline = None
+        if self._verdict is None:  # else what it has sent may be delivered for as long as it might have run
+            self.deadline = None
         if self._alarm >= 0:
             self._hub.unwatch(self._alarm)
             os.close(self._alarm)
@@ -473,7 +476,7 @@ class Attempt:
         self._reply(head["failure"], parts[0], head.get("made", []))
 
     def _reply(self, verdict: dict[str, Any] | None, output: bytes, made: list[Any]) -> None:
-        for descriptor in (self._outer_pidfd, self._init_pidfd, self._work, *self._places):
+        for descriptor in (self._outer_pidfd, self._init_pidfd, self._step_pidfd, self._work, *self._places):
             if descriptor >= 0:
                 os.close(descriptor)
         if verdict is not None and self._collected:
@@ -491,6 +494,6 @@ _MEMORY_GONE: Final = (
 )
 
 
-def _kill(pidfd: int) -> None:
+def _signal(pidfd: int, number: int = signal.SIGKILL) -> None:
     with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd, number)

@@ -12,7 +12,7 @@ from typing import Final
 from sovrun.core.errors import InvalidIdentifier, InvalidSetting
 from sovrun.core.ids import Tenant, tenant
 from sovrun.core.spec.model import Resources
-from sovrun.core.spec.units import duration_us, size_bytes
+from sovrun.core.spec.units import duration_us, grace_us, size_bytes
 
 
 def _count(text: str) -> int:
@@ -25,10 +25,17 @@ def _seconds(text: str) -> int:
     return duration_us(float(text) if text.replace(".", "", 1).isdigit() else text)
 
 
+def _grace(text: str) -> int:
+    if not text.isascii() or not text.replace(".", "", 1).isdigit():
+        raise ValueError("must be a number of seconds")
+    return grace_us(float(text))
+
+
 _FIELDS: Final[Mapping[str, tuple[str, Callable[[str], int]]]] = {
     "memory": ("memory", size_bytes), "cpuSeconds": ("cpu_us", _seconds), "wallSeconds": ("wall_us", _seconds),
     "processes": ("processes", _count), "openFiles": ("open_files", _count), "disk": ("disk", size_bytes),
     "files": ("files", _count), "log": ("log", size_bytes), "output": ("output", size_bytes),
+    "graceSeconds": ("grace_us", _grace),
 }  # fmt: skip
 STEP_LIMITS: Final = "SOVRUN_STEP_LIMITS"
 """Environment variable: caps, between spaces."""

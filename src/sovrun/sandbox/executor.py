@@ -94,6 +94,7 @@ def request_of(task: Task, routes: Sequence[Route] = ()) -> dict[str, Any]:
         "log_max": task.resources.log,
         "log": task.log,
         "wall_us": task.resources.wall_us,
+        "grace_us": task.resources.grace_us,
         "files_max": task.resources.files,
         "memory_hard": task.resources.memory_hard,
         "network": [route.wire() for route in routes],
@@ -173,7 +174,10 @@ class SandboxExecutor:
         return cls(spool, chosen)
 
     async def execute(self, task: Task) -> Succeeded | Failed:
-        """Run one attempt. Cancelling the call returns only when its processes are dead."""
+        """Run one attempt. Cancelling the call returns only when its processes are dead.
+
+        The step is told to end and has its grace time; cancelling again kills it at once.
+        """
         try:
             routes = await admit(task, self._settings.endpoints)
         except NotAdmitted as refused:
@@ -232,8 +236,10 @@ class _Link:
         except asyncio.CancelledError:
             self._write({"do": "cancel", "id": ident})
             while not answer.done():  # a slot is free only when its processes are dead
-                with suppress(asyncio.CancelledError):
+                try:
                     await asyncio.shield(answer)
+                except asyncio.CancelledError:
+                    self._write({"do": "kill", "id": ident})
             _discard(answer.result())
             raise
 

@@ -134,7 +134,9 @@ class Supervisor:
             if head["do"] == "run":
                 self._start(head, parts)
             elif head["id"] in self._attempts:
-                self._attempts[head["id"]].kill("cancelled", "the attempt was cancelled")
+                attempt = self._attempts[head["id"]]
+                end = attempt.kill if head["do"] == "kill" else attempt.stop
+                end("cancelled", "the attempt was cancelled")
 
     def _start(self, head: dict[str, Any], parts: list[bytes]) -> None:
         attempt: Attempt

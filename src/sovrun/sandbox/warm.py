@@ -125,8 +125,8 @@ class WarmAttempt(Attempt):
         if self._verdict is not None:  # it was stopped meanwhile
             self._kill_processes()
 
-    def _processes(self) -> list[int]:
-        return watch.descendants(self._init)
+    def _around(self) -> list[int]:
+        return []
 
     def _outside_problems(self) -> list[str]:
         problems = super()._outside_problems()

@@ -1,7 +1,8 @@
 """`sovrun up`: one process owns the file and serves it; the steps are executed by worker processes beside it.
 
 Owns: the life of the server and its workers. A worker that dies is replaced; when the server is told to stop, workers
-finish what they have begun within the grace time, and what they could not finish is taken back at the next start.
+finish what they have begun within the grace time, at whose end they have it end, and what they could not finish is given
+back.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final
 
 from sovrun.core.errors import InvalidSetting, StoreUnavailable
 from sovrun.core.ids import WorkerId
+from sovrun.engine.engine import ENDING_SHARE
 from sovrun.engine.hub import DRIFT_SECONDS, Hub
 from sovrun.execution.drift import DriftWatch
 from sovrun.sandbox.environment import environment_digest
@@ -47,7 +49,7 @@ class UpSettings:
 
     Args:
         workers: worker processes; slots: steps at a time in each.
-        grace_seconds: how long steps may go on after the server was told to stop.
+        grace_seconds: after how long nothing of any step is left once the server was told to stop.
         adapters: the file of the adapters' settings.
         drift_seconds: how often providers are compared with what is recorded; None means never.
         allow: the operator's list of endpoints; secrets: where the values of secrets are, never a value.
@@ -139,16 +141,18 @@ async def _keep_worker(settings: UpSettings, hub: Hub) -> None:
 
 
 async def _stop(process: asyncio.subprocess.Process, grace_seconds: float) -> None:
-    """Let a worker finish what it has begun, for a while."""
-    with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGTERM)
-    try:
-        async with asyncio.timeout(grace_seconds):
-            await process.wait()
-    except TimeoutError:
+    """Let a worker finish what it has begun, for a while; then have it end its steps, and kill it when time is over."""
+    ending = grace_seconds / ENDING_SHARE
+    for number, patience in ((signal.SIGTERM, grace_seconds - ending), (signal.SIGQUIT, ending)):
         with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+            process.send_signal(number)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await process.wait()
+                return
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 def _die_with_parent(libc: ctypes.CDLL, parent: int) -> None:

@@ -52,7 +52,7 @@ RETRIES = {
 LIMITS = {
     "memory": SIZES, "disk": SIZES, "log": SIZES, "output": SIZES, "cpuSeconds": st.sampled_from([60, 0.5]),
     "wallSeconds": st.just(60), "processes": st.just(60), "openFiles": st.just(7), "files": st.just(9),
-    "memoryLimit": st.sampled_from(["hard", "best-effort"]),
+    "memoryLimit": st.sampled_from(["hard", "best-effort"]), "graceSeconds": st.sampled_from([0, 2, 0.5, 600]),
 }  # fmt: skip
 LONG = st.sampled_from(["250us", "1.5h", "3650d", 60, 0.25, 315_360_000])
 TOOLS = st.fixed_dictionaries({"name": st.sampled_from(["t", "u"])}, optional={"deadline": LONG})
@@ -387,7 +387,7 @@ def test_a_spelled_out_default_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("settings_of", "body", "field"),
     [
-        (Retry, "python: m:f", "retry"), (Resources, "python: m:f, resources: {memoryLimit: hard}", "resources"), (ToolWait, "tool: {name: t}", "tool"),
+        (Retry, "python: m:f", "retry"), (Resources, "python: m:f, resources: {memoryLimit: hard, graceSeconds: 9}", "resources"), (ToolWait, "tool: {name: t}", "tool"),
         (Confirmation, "confirm: {show: 1}", "confirm"),
     ],
 )  # fmt: skip
@@ -398,8 +398,8 @@ def test_every_setting_is_in_the_normal_form(settings_of: type[Any], body: str, 
 
 def test_a_demand_that_is_not_made_is_not_in_the_normal_form() -> None:
     plain = normal_form(parsed(MINIMAL))
-    said = MINIMAL.replace("m:f}", "m:f, resources: {memoryLimit: best-effort}}")
-    assert "memoryLimit" not in plain["steps"][0]["resources"]
+    said = MINIMAL.replace("m:f}", "m:f, resources: {memoryLimit: best-effort, graceSeconds: 2.0}}")
+    assert {"memoryLimit", "graceUs"}.isdisjoint(plain["steps"][0]["resources"])
     assert normal_form(parsed(said)) == plain
 
 

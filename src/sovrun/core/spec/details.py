@@ -17,13 +17,13 @@ from sovrun.core.spec.endpoints import endpoint_findings
 from sovrun.core.spec.findings import Finding, quoted, subject
 from sovrun.core.spec.model import Retry
 from sovrun.core.spec.schemas import BadSchema, compile_schema
-from sovrun.core.spec.units import duration_us, long_duration_us, size_bytes
+from sovrun.core.spec.units import duration_us, grace_us, long_duration_us, size_bytes
 
-_Converter = Callable[[str | float], int]
+_Converter = Callable[[Any], int]
 _RETRY: Final[Mapping[str, _Converter]] = {"base": duration_us, "cap": duration_us}
 _RESOURCES: Final[Mapping[str, _Converter]] = {
     "memory": size_bytes, "disk": size_bytes, "log": size_bytes, "output": size_bytes,
-    "cpuSeconds": duration_us, "wallSeconds": duration_us,
+    "cpuSeconds": duration_us, "wallSeconds": duration_us, "graceSeconds": grace_us,
 }  # fmt: skip
 _NO_NAME: Final = f"{{}} cannot be what a step calls a secret: {NAME_RULE}"
 _TIMEOUT: Final[Mapping[str, _Converter]] = {"timeout": long_duration_us}

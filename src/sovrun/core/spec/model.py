@@ -91,6 +91,7 @@ class Resources:
         disk: bytes of the work directory; files: its number of files and directories.
         log: bytes of standard output and standard error together; output: bytes of the returned value.
         memory_hard: the step is refused where its memory could only be limited as well as that goes.
+        grace_us: how long it may take to end once it was told to; then it is killed.
     """
 
     memory: int = 512 * MEBIBYTE
@@ -103,6 +104,7 @@ class Resources:
     log: int = 8 * MEBIBYTE
     output: int = 16 * MEBIBYTE
     memory_hard: bool = False
+    grace_us: int = 2 * SECOND_US
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from sovrun.core.spec.model import (
     ToolWait,
 )
 from sovrun.core.spec.references import normal_of, parse_reference, template_of
-from sovrun.core.spec.units import duration_us, long_duration_us, size_bytes
+from sovrun.core.spec.units import duration_us, grace_us, long_duration_us, size_bytes
 
 NO_INPUTS: Final[Mapping[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -62,7 +62,7 @@ _RESOURCES_WRITTEN: Final[_Fields] = (
     ("memory", "memory", size_bytes), ("cpuSeconds", "cpu_us", duration_us), ("wallSeconds", "wall_us", duration_us),
     ("processes", "processes", int), ("openFiles", "open_files", int), ("disk", "disk", size_bytes),
     ("files", "files", int), ("log", "log", size_bytes), ("output", "output", size_bytes),
-    ("memoryLimit", "memory_hard", _is_hard),
+    ("memoryLimit", "memory_hard", _is_hard), ("graceSeconds", "grace_us", grace_us),
 )  # fmt: skip
 _RETRY_NORMAL: Final[_Fields] = (
     ("maxAttempts", "max_attempts", _same), ("maxFailures", "max_failures", _same), ("baseUs", "base_us", _same),
@@ -219,6 +219,8 @@ def _normal_step(
             step.resources.memory_hard
         ):  # its absence must not move the digests of versions that are older than it
             limits["memoryLimit"] = "hard"
+        if step.resources.grace_us != _DEFAULT_RESOURCES.grace_us:  # likewise
+            limits["graceUs"] = step.resources.grace_us
     form = {
         "id": step.id,
         "description": step.description,
@@ -320,7 +322,11 @@ class _Reader:
         return self._retries[key]
 
     def _limits(self, form: Mapping[str, Any]) -> Resources:
-        key = (*[form[name] for name, _, _ in _RESOURCES_NORMAL], _is_hard(form.get("memoryLimit")))
+        key = (
+            *[form[name] for name, _, _ in _RESOURCES_NORMAL],
+            _is_hard(form.get("memoryLimit")),
+            form.get("graceUs", _DEFAULT_RESOURCES.grace_us),
+        )
         if key not in self._resources:
             self._resources[key] = Resources(*key)
         return self._resources[key]

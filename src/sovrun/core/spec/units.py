@@ -18,6 +18,8 @@ DAY_US: Final = 86_400 * SECOND_US
 DURATION_MAX_US: Final = 366 * DAY_US
 LONG_DURATION_MAX_US: Final = 3_650 * DAY_US
 """Of waits and of what holds them: people may take years."""
+GRACE_MAX_US: Final = 600 * SECOND_US
+"""Of what keeps a worker from going on: how long a step may take to end."""
 SIZE_MAX: Final = 2**53 - 1
 
 _REMEMBERED: Final = 1_024  # a document of 100,000 steps has few different ones, and exact arithmetic is slow
@@ -50,6 +52,19 @@ def duration_us(value: str | float, *, max_us: int = DURATION_MAX_US) -> int:
 def long_duration_us(value: str | float) -> int:
     """Return a deadline or timeout in microseconds: as `duration_us`, up to `LONG_DURATION_MAX_US`."""
     return duration_us(value, max_us=LONG_DURATION_MAX_US)
+
+
+def grace_us(value: float) -> int:
+    """Return the time that a step is given to end in microseconds: 0 kills it at once, and `GRACE_MAX_US` is the longest.
+
+    Raises: ValueError, which says what is wrong.
+    """
+    exact = Fraction(str(value)) * SECOND_US
+    if exact.denominator != 1:
+        raise ValueError("is finer than a microsecond")
+    if not 0 <= exact <= GRACE_MAX_US:
+        raise ValueError(f"must be 0 to {GRACE_MAX_US // SECOND_US} seconds")
+    return exact.numerator
 
 
 @lru_cache(_REMEMBERED, typed=True)

@@ -28,11 +28,13 @@ from sovrun.execution.port import (
     NotReached,
     OutcomeUnknown,
     Rejected,
+    UnreadableRecord,
+    unreadable_in,
 )
 from support import deploying
 from support.cli import environment
 from support.providers import Calls
-from support.proxies import Fault, Plan, proxied, seeded
+from support.proxies import Fault, Plan, proxied, said, seeded
 from support.supervisord import (
     BOT,
     PATIENT_US,
@@ -355,6 +357,28 @@ async def test_a_stop_whose_answer_is_lost_is_found_stopped(calls: Calls) -> Non
         assert (
             await stopped(host, calls.effect(timeout_us=PATIENT_US), str(call.client_id))
         ).status is STOPPED
+
+
+async def test_a_state_that_supervisord_did_not_have_before_is_named_and_hides_no_other(calls: Calls) -> None:
+    async with behind_a_proxy() as (server, proxy, settings), adapter_of(settings) as host:
+        call, other = calls.effect(), calls.effect()
+        for each in (call, other):
+            await created(host, each)
+        server.started(2)
+        client_id = str(call.client_id)
+        with proxy.saying(said(client_id, "RUNNING", "HALTED")):
+            listed = await host.list_deployments(calls.read())
+            assert [one.client_id for one in listed] == [other.client_id]
+            (named,) = unreadable_in(listed)
+            assert (named.kind, named.id, named.client_id) == ("deployment", client_id, client_id)
+            assert "HALTED" in str(named.raw_status)
+            with pytest.raises(UnreadableRecord, match="HALTED") as unknown:
+                await host.find_deployment(calls.read(), client_id)
+            assert unknown.value.record == named
+            assert await host.find_deployment(calls.read(), calls.client_id()) is None
+            with pytest.raises(OutcomeUnknown, match="HALTED"):
+                await host.stop_deployment(calls.effect(), StopDeployment(client_id))
+        assert len(await host.list_deployments(calls.read())) == 2
 
 
 async def test_a_wrong_password_does_nothing(calls: Calls) -> None:

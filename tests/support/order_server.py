@@ -24,8 +24,8 @@ from sovrun.core.commands.model import PlaceOrder
 from sovrun.execution.adapters.http import HttpAdapter, open_adapter
 from sovrun.execution.port import OrderStatus
 from sovrun.wiring import SystemClock
-from support.providers import Entry, Provider
-from support.proxies import Fault, always, proxied
+from support.providers import STRANGE, Entry, Provider
+from support.proxies import Fault, always, proxied, said
 from support.up import until
 
 ROOT: Final = Path(__file__).parents[2]
@@ -147,6 +147,7 @@ async def foreign_orders(_: Path) -> AsyncIterator[Provider]:
                 "traded": OrderStatus.FILLED,
             },
             settle=server.match,
+            strange=lambda client_id: proxy.saying(said(client_id, "OPEN", STRANGE)),
             resting=PlaceOrder("ACME", "buy", "limit", Decimal("2.5"), Decimal("1.5"), "gtc"),
             filled=PlaceOrder("ACME", "buy", "limit", Decimal(3), MAKER_PRICE, "gtc"),
             exact=PlaceOrder("ACME", "buy", "limit", Decimal("12345.6789012345"), Decimal("1.3"), "gtc"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +17,8 @@ NEIGHBOUR = Tenant("globex")
 """Another tenant; a provider under test serves both."""
 ACTOR = Actor("local:tester")
 UNKNOWN_ID = "no-such-thing"
+STRANGE = "HALTED"
+"""A status that no adapter maps."""
 
 
 async def nothing() -> None:
@@ -39,6 +41,8 @@ class Provider:
         remembers: it tells of orders and client ids after their end. One that does not must say so by
             `absence_is_conclusive=False`.
         wrong_mode: a mode that the adapter is not for.
+        strange: while it is entered, the provider tells of what was just made under a client id in the word `STRANGE`, which the
+            adapter does not map; None where adapter and provider are one program and share their words.
     """
 
     adapter: ExecutionAdapter
@@ -54,6 +58,7 @@ class Provider:
     unknown_artifact: str | None = None
     remembers: bool = True
     wrong_mode: str = "live"
+    strange: Callable[[str], AbstractContextManager[None]] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,17 @@ import re
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import reduce
 from pathlib import Path
 from random import Random
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 _CLIENT_ID: Final = re.compile(rb"[0-9a-f]{32}")
+_STRUCT: Final = re.compile(rb"<struct>(?:(?!</?struct>).)*</struct>", re.DOTALL)
 _HEAD_MAX: Final = 1 << 20
 
 
@@ -84,6 +86,45 @@ def seeded(seed: int, share: float, methods: Iterable[str], fault: Fault = Fault
     return plan
 
 
+Reword = Callable[[bytes], bytes]
+"""What the proxy makes of a provider's answer."""
+
+
+def said(name: str, word: str, other: str) -> Reword:
+    """Have the provider say another word of what bears a name, in JSON and in XML-RPC."""
+
+    def told(value: Any) -> Any:
+        if isinstance(value, list):
+            return [told(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        is_that = any(isinstance(item, str) and name in item for item in value.values())
+        return {key: other if is_that and item == word else told(item) for key, item in value.items()}
+
+    def reword(answer: bytes) -> bytes:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if body.startswith(b"<?xml"):
+            body = _STRUCT.sub(
+                lambda struct: (
+                    struct[0].replace(word.encode(), other.encode())
+                    if name.encode() in struct[0]
+                    else struct[0]
+                ),
+                body,
+            )
+        elif body:
+            body = json.dumps(told(json.loads(body))).encode()
+        head = re.sub(rb"(?i)(content-length:) *[0-9]+", b"\\1 %d" % len(body), head)
+        return head + b"\r\n\r\n" + body
+
+    return reword
+
+
+def in_turn(*rewords: Reword) -> Reword:
+    """Have several things said otherwise."""
+    return lambda answer: reduce(lambda told, reword: reword(told), rewords, answer)
+
+
 @dataclass
 class Proxy:
     """Listens on `port` of 127.0.0.1 and passes requests on to a provider."""
@@ -94,6 +135,7 @@ class Proxy:
     log: TextIO | None = None
     asked: list[Asked] = field(default_factory=list)
     port: int = 0
+    reword: Reword = bytes
     _server: asyncio.Server | None = None
     _seen: Counter[tuple[str, str]] = field(default_factory=Counter)
     _open: set[asyncio.Task[None]] = field(default_factory=set)
@@ -125,6 +167,15 @@ class Proxy:
             yield
         finally:
             self.plan = before
+
+    @contextmanager
+    def saying(self, reword: Reword) -> Iterator[None]:
+        """Have answers say something else for a while."""
+        before, self.reword = self.reword, reword
+        try:
+            yield
+        finally:
+            self.reword = before
 
     @asynccontextmanager
     async def refusing(self) -> AsyncIterator[None]:
@@ -160,7 +211,7 @@ class Proxy:
         fault = self._note(request)
         if fault is Fault.CUT_BEFORE:
             return False
-        answer = await self._answer(request)
+        answer = self.reword(await self._answer(request))
         match fault:
             case Fault.NONE:
                 writer.write(answer)

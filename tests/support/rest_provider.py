@@ -16,8 +16,8 @@ from sovrun.core.commands.model import CreateDeployment, PlaceOrder
 from sovrun.execution.adapters.http import HttpAdapter, open_adapter
 from sovrun.execution.port import DeploymentStatus, OrderStatus
 from sovrun.wiring import SystemClock
-from support.providers import Entry, Provider
-from support.proxies import Fault, always, proxied
+from support.providers import STRANGE, Entry, Provider
+from support.proxies import Fault, always, in_turn, proxied, said
 from support.rest import Got, Say, rest_server
 
 PAGE: Final = 2
@@ -205,6 +205,9 @@ async def desk_provider(folder: Path) -> AsyncIterator[Provider]:
             deployment=CreateDeployment("bot-1", "bot", Decimal("1000.25"), {"speed": 3}),
             unknown_symbol="NOSUCH",
             unknown_artifact="nothing",
+            strange=lambda client_id: proxy.saying(
+                in_turn(said(client_id, "OPEN", STRANGE), said(client_id, "up", STRANGE))
+            ),
         )
         await adapter.close()
 

@@ -5,7 +5,7 @@ Owns: `look_for`, whether what is told of is what was asked for, and how a provi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NamedTuple
 
@@ -30,6 +30,7 @@ from sovrun.execution.port import (
     Order,
     OrderStatus,
     Portfolio,
+    unreadable_in,
 )
 from sovrun.store.journal import Resource
 
@@ -177,6 +178,23 @@ def resource_json(resource: Deployment | Order | Mapping[str, Any]) -> dict[str,
             "detail": dict(resource.detail),
         }
     return dict(resource)
+
+
+def listing_json(what: str, listed: Sequence[Deployment] | Sequence[Order]) -> dict[str, Any]:
+    """Return what a provider lists as it is shown, `orders` or `deployments`, and what of it could not be read."""
+    return {
+        what: [resource_json(one) for one in listed],
+        "unreadable": [
+            {
+                "type": one.kind,
+                "id": one.id or None,
+                "clientId": one.client_id,
+                "rawStatus": one.raw_status,
+                "message": one.message,
+            }
+            for one in unreadable_in(listed)
+        ],
+    }
 
 
 def portfolio_json(portfolio: Portfolio) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from sovrun.execution.port import (
     NotReached,
     OutcomeUnknown,
     Rejected,
+    UnreadableRecord,
+    unreadable_in,
 )
-from support.providers import NEIGHBOUR, UNKNOWN_ID, Calls, Provider
+from support.providers import NEIGHBOUR, STRANGE, UNKNOWN_ID, Calls, Provider
 
 
 async def created(host: Provider, call: Call, name: str | None = None) -> Deployment:
@@ -204,6 +206,35 @@ async def test_every_status_of_a_deployment_is_one_that_the_adapter_maps(
     deployment = await created(host, calls.effect())
     for told in (deployment, await stopped(host, calls.effect(), deployment.id)):
         assert host.raw_statuses[told.raw_status] is told.status
+
+
+async def test_a_status_of_a_deployment_that_is_not_mapped_is_named_with_its_word_and_hides_no_other(
+    host: Provider, calls: Calls
+) -> None:
+    first, call, read, adapter = calls.effect(), calls.effect(), calls.read(), host.adapter
+    other = await created(host, first)
+    deployment = await created(host, call)
+    if host.strange is None:  # its words are ours, or tests/execution/test_supervisor_faults.py shows it
+        assert {other.raw_status, deployment.raw_status} <= set(host.raw_statuses)
+        return
+    with host.strange(str(call.client_id)):
+        listed = await adapter.list_deployments(read)
+        assert listed == [other]
+        (named,) = unreadable_in(listed)
+        assert (named.kind, named.id, named.client_id, named.raw_status) == (
+            *("deployment", deployment.id, call.client_id),
+            STRANGE,
+        )
+        for asked in (
+            adapter.get_deployment(read, deployment.id),
+            adapter.find_deployment(read, str(call.client_id)),
+        ):
+            with pytest.raises(UnreadableRecord, match=STRANGE) as unknown:
+                await asked
+            assert unknown.value.record == named
+        assert await adapter.get_deployment(read, other.id) == other
+        assert await adapter.find_deployment(read, calls.client_id()) is None
+    assert len(await adapter.list_deployments(read)) == 2
 
 
 async def test_a_deployment_without_an_answer_in_time_is_unknown(host: Provider, calls: Calls) -> None:

@@ -9,8 +9,18 @@ from decimal import Decimal
 import pytest
 
 from sovrun.core.commands.model import CancelOrder, PlaceOrder
-from sovrun.execution.port import Call, Done, NotReached, Order, OrderStatus, OutcomeUnknown, Rejected
-from support.providers import NEIGHBOUR, UNKNOWN_ID, Calls, Provider
+from sovrun.execution.port import (
+    Call,
+    Done,
+    NotReached,
+    Order,
+    OrderStatus,
+    OutcomeUnknown,
+    Rejected,
+    UnreadableRecord,
+    unreadable_in,
+)
+from support.providers import NEIGHBOUR, STRANGE, UNKNOWN_ID, Calls, Provider
 
 PENDING, FILLED, CANCELLED = OrderStatus.PENDING, OrderStatus.FILLED, OrderStatus.CANCELLED
 
@@ -255,6 +265,33 @@ async def test_every_status_told_is_one_that_the_adapter_maps(exchange: Provider
     assert told != []
     for order in told:
         assert exchange.raw_statuses[order.raw_status] is order.status
+
+
+async def test_a_status_that_is_not_mapped_is_named_with_its_word_and_hides_no_other(
+    exchange: Provider, calls: Calls
+) -> None:
+    first, call, read, adapter = calls.effect(), calls.effect(), calls.read(), exchange.adapter
+    other = await placed(exchange, first, exchange.resting)
+    order = await placed(exchange, call, exchange.resting)
+    if exchange.strange is None:  # its words are ours
+        assert {other.raw_status, order.raw_status} <= set(exchange.raw_statuses)
+        return
+    with exchange.strange(str(call.client_id)):
+        listed = await adapter.list_orders(read)
+        assert listed == [other]
+        (named,) = unreadable_in(listed)
+        assert (named.kind, named.id, named.client_id, named.raw_status) == (
+            *("order", order.id, call.client_id),
+            STRANGE,
+        )
+        for asked in (adapter.get_order(read, order.id), adapter.find_order(read, str(call.client_id))):
+            with pytest.raises(UnreadableRecord, match=STRANGE) as unknown:
+                await asked
+            assert unknown.value.record == named
+        assert await adapter.get_order(read, other.id) == other
+        assert await adapter.find_order(read, str(first.client_id)) == other
+        assert await adapter.find_order(read, calls.client_id()) is None
+    assert len(await adapter.list_orders(read)) == 2
 
 
 async def test_no_answer_in_time_leaves_the_outcome_unknown(exchange: Provider, calls: Calls) -> None:

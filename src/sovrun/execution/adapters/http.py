@@ -7,11 +7,12 @@ Must not touch: journals; whether something is sent again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from sovrun.core.commands.model import CancelOrder, CreateDeployment, PlaceOrder, StopDeployment
 from sovrun.execution.adapters.http_document import bad_base_url, read_mapping
@@ -31,12 +32,17 @@ from sovrun.execution.port import (
     NotReached,
     Order,
     OrderStatus,
+    OutcomeUnknown,
     Portfolio,
     Rejected,
+    UnreadableRecord,
+    unreadable_in,
 )
 from sovrun.ports import Clock
 
 MAPPING_BYTES_MAX: Final = 1 << 20
+Asked = ParamSpec("Asked")
+Answered = TypeVar("Answered")
 GONE: Final = "gone"
 """Raw status of what the provider acknowledged to have ended and shows no longer."""
 
@@ -78,6 +84,22 @@ def _content(read: SettingsOf, path: Path) -> bytes:
     return data
 
 
+def _without_secrets(
+    method: Callable[Concatenate[HttpAdapter, Asked], Awaitable[Answered]],
+) -> Callable[Concatenate[HttpAdapter, Asked], Coroutine[Any, Any, Answered]]:
+    """Take the secrets of the headers out of what a call of the port says of why nothing is known: that is recorded."""
+
+    @wraps(method)
+    async def hiding(self: HttpAdapter, /, *given: Asked.args, **named: Asked.kwargs) -> Answered:
+        try:
+            return await method(self, *given, **named)
+        except OutcomeUnknown as unknown:
+            unknown.args = (self.hidden(str(unknown)),)
+            raise
+
+    return hiding
+
+
 class HttpAdapter:
     """`ExecutionAdapter` for a provider behind REST."""
 
@@ -98,44 +120,59 @@ class HttpAdapter:
         """Close all connections."""
         await self._exchange.wire.close()
 
+    def hidden(self, text: str) -> str:
+        """Return a text without the secrets of the headers."""
+        return self._exchange.wire.secrets.hidden(text)
+
     # --- reads --------------------------------------------------------------------------------------------------------
 
+    @_without_secrets
     async def get_deployment(self, call: Call, deployment: str) -> Deployment | None:
         """Return a deployment by the provider's id."""
         return await self._exchange.deployment(call, deployment, Budget(call.timeout_us))
 
+    @_without_secrets
     async def list_deployments(self, call: Call) -> Sequence[Deployment]:
         """Return all deployments of the tenant, by id."""
         resource = self._mapping.deployments
         read = None if resource is None else resource.list
         return await self._exchange.deployments(call, read, {}, lambda *_: True, Budget(call.timeout_us))
 
+    @_without_secrets
     async def find_deployment(self, call: Call, client_id: str) -> Deployment | None:
         """Return the deployment that was created under a client id."""
         return await self._exchange.created(call, client_id, Budget(call.timeout_us))
 
+    @_without_secrets
     async def get_order(self, call: Call, order: str) -> Order | None:
         """Return an order by the provider's id."""
         return await self._exchange.order(call, order, Budget(call.timeout_us))
 
+    @_without_secrets
     async def list_orders(self, call: Call) -> Sequence[Order]:
         """Return all orders of the tenant that the provider shows, by id."""
         resource = self._mapping.orders
         read = None if resource is None else resource.list
         return await self._exchange.orders(call, read, {}, lambda *_: True, Budget(call.timeout_us))
 
+    @_without_secrets
     async def find_order(self, call: Call, client_id: str) -> Order | None:
         """Return the order that was placed under a client id."""
         return await self._exchange.placed(call, client_id, Budget(call.timeout_us))
 
+    @_without_secrets
     async def find_performed(self, call: Call, kind: str, client_id: str) -> Mapping[str, Any] | None:
         """Return what came of a command of a further kind."""
         return await self._exchange.performed(call, kind, client_id, Budget(call.timeout_us))
 
+    @_without_secrets
     async def portfolio(self, call: Call) -> Portfolio:
         """Return what the provider says, or else the positions that come of all executions it shows."""
         if self._mapping.portfolio is None or self._exchange.is_foreign(call):
-            return Portfolio({}, positions_of(await self.list_orders(call)))
+            listed = await self.list_orders(call)
+            for unreadable in unreadable_in(listed):
+                raise UnreadableRecord(unreadable)  # without it the positions would be wrong
+            return Portfolio({}, positions_of(listed))
         request, cash, positions = self._mapping.portfolio
         scope = self._exchange.scope(call)
         try:
@@ -145,6 +182,7 @@ class HttpAdapter:
         told = require_read(answer)
         return Portfolio(holdings_of(self._mapping, cash, told), holdings_of(self._mapping, positions, told))
 
+    @_without_secrets
     async def quote(self, call: Call, symbol: str) -> Decimal | None:
         """Return the price that the mapping points at."""
         theirs = self._exchange.theirs(symbol)
@@ -163,6 +201,7 @@ class HttpAdapter:
 
     # --- effects ------------------------------------------------------------------------------------------------------
 
+    @_without_secrets
     async def create_deployment(self, call: Call, order: CreateDeployment) -> Done | Rejected:
         """Send the request that creates a deployment."""
         resource = self._mapping.deployments
@@ -187,6 +226,7 @@ class HttpAdapter:
         item = at(answer.json(), resource.begin.record)
         return made_by(call, deployment_of(resource.record, item, scope, self._mapping.numbers))
 
+    @_without_secrets
     async def place_order(self, call: Call, order: PlaceOrder) -> Done | Rejected:
         """Send the request that places an order."""
         resource = self._mapping.orders
@@ -217,6 +257,7 @@ class HttpAdapter:
         told = order_of(self._mapping, resource.record, item, scope, quantity=order.quantity)
         return made_by(call, told)
 
+    @_without_secrets
     async def stop_deployment(self, call: Call, order: StopDeployment) -> Done | Rejected:
         """Send the request that stops a deployment, unless it is over already."""
         resource = self._mapping.deployments
@@ -237,6 +278,7 @@ class HttpAdapter:
             ended=_stopped,
         )
 
+    @_without_secrets
     async def cancel_order(self, call: Call, order: CancelOrder) -> Done | Rejected:
         """Send the request that cancels an order, unless it is over already."""
         resource = self._mapping.orders
@@ -257,6 +299,7 @@ class HttpAdapter:
             ended=_cancelled,
         )
 
+    @_without_secrets
     async def perform(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
         """Send the request of a command of a further kind."""
         further = self._mapping.commands.get(kind)

@@ -7,18 +7,21 @@ Must not touch: how a request is carried (`http_wire`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final
 
 from sovrun.core.times import time_text
 from sovrun.execution.adapters.http_mapping import Effect, ErrorRule, HttpMapping, Read, Resource
 from sovrun.execution.adapters.http_records import (
+    Wanted,
     client_id_of,
     deployment_of,
     executed,
     identity_of,
     is_owned,
     order_of,
+    read_each,
     with_executions,
 )
 from sovrun.execution.adapters.http_values import (
@@ -32,7 +35,19 @@ from sovrun.execution.adapters.http_values import (
     text_of,
 )
 from sovrun.execution.adapters.http_wire import Answer, Budget, Wire
-from sovrun.execution.port import Call, Deployment, Done, NotReached, Order, OutcomeUnknown, Rejected
+from sovrun.execution.port import (
+    Call,
+    Deployment,
+    Done,
+    Listing,
+    NotReached,
+    Order,
+    OutcomeUnknown,
+    Rejected,
+    Told,
+    Unreadable,
+    UnreadableRecord,
+)
 from sovrun.ports import Clock
 
 LOOKS_MAX: Final = 5
@@ -54,10 +69,6 @@ _HARMLESS: Final[Mapping[str, tuple[Any, ...]]] = {
     "parameters": ({},),
 }
 """What a request may leave out: members of a command, and their values that say nothing more than their absence."""
-
-Wanted = Callable[[str, "str | None"], bool]
-"""Whether a record is looked for, by the provider's id and ours."""
-Told = TypeVar("Told", Deployment, Order)
 
 
 class Exchange:
@@ -91,62 +102,79 @@ class Exchange:
 
     async def deployments(
         self, call: Call, read: Read | None, names: Mapping[str, Any], wanted: Wanted, budget: Budget
-    ) -> list[Deployment]:
+    ) -> Listing[Deployment]:
         """Return the tenant's deployments that are wanted, by id."""
         resource = self.mapping.deployments
         if resource is None or read is None or self.is_foreign(call):
-            return []
+            return Listing([])
         scope = self.scope(call, **names)
         items = await self._wanted(resource, read, scope, wanted, budget)
-        found = [deployment_of(resource.record, item, scope, self.mapping.numbers) for item in items]
-        return sorted(found, key=lambda one: one.id)
+        record, numbers = resource.record, self.mapping.numbers
+        found = read_each(
+            "deployment", record, items, scope, lambda item: deployment_of(record, item, scope, numbers)
+        )
+        return self._by_id(found, found.unreadable)
 
     async def deployment(self, call: Call, deployment: str, budget: Budget) -> Deployment | None:
         """Return a deployment by the provider's id."""
         resource = self.mapping.deployments
         read = None if resource is None else resource.get or resource.list
         names = {"deploymentId": deployment}
-        return only(await self.deployments(call, read, names, lambda theirs, _: theirs == deployment, budget))
+        return only(await self.deployments(call, read, names, named(deployment), budget))
 
     async def created(self, call: Call, client_id: str, budget: Budget) -> Deployment | None:
         """Return a deployment by our id."""
         resource = self.mapping.deployments
         read = None if resource is None else resource.find or resource.list
         names = {"clientId": client_id}
-        return only(await self.deployments(call, read, names, lambda _, ours: ours == client_id, budget))
+        return only(await self.deployments(call, read, names, called(client_id), budget))
 
     async def orders(
         self, call: Call, read: Read | None, names: Mapping[str, Any], wanted: Wanted, budget: Budget
-    ) -> list[Order]:
+    ) -> Listing[Order]:
         """Return the tenant's orders that are wanted, by id, with what was executed of them."""
         resource = self.mapping.orders
         if resource is None or read is None or self.is_foreign(call):
-            return []
+            return Listing([])
         scope = self.scope(call, **names)
+        record = resource.record
 
-        async def look() -> list[Order]:
+        async def look() -> Listing[Order]:
             items = await self._wanted(resource, read, scope, wanted, budget)
-            return [order_of(self.mapping, resource.record, item, scope) for item in items]
+            return read_each(
+                "order", record, items, scope, lambda item: order_of(self.mapping, record, item, scope)
+            )
 
         found = await look()
         if resource.fills is not None:
             found = await self._with_executions(resource, look, found, scope, wanted, budget)
-        return sorted(found, key=lambda one: one.id)
+        return self._by_id(found, found.unreadable)
+
+    def _by_id(self, found: Iterable[Told], unreadable: Iterable[Unreadable]) -> Listing[Told]:
+        """Return a list in order; what the provider said that could not be read may hold anything."""
+        hidden = self.wire.secrets.hidden
+        named = (
+            replace(
+                one,
+                message=hidden(one.message),
+                raw_status=None if one.raw_status is None else hidden(one.raw_status),
+            )
+            for one in unreadable
+        )
+        return Listing(sorted(found, key=lambda one: one.id), sorted(named, key=lambda one: one.id))
 
     async def order(self, call: Call, order: str, budget: Budget) -> Order | None:
         """Return an order by the provider's id."""
         resource = self.mapping.orders
         read = None if resource is None else resource.get or resource.list
-        return only(
-            await self.orders(call, read, {"orderId": order}, lambda theirs, _: theirs == order, budget)
-        )
+        return only(await self.orders(call, read, {"orderId": order}, named(order), budget))
 
     async def placed(self, call: Call, client_id: str, budget: Budget) -> Order | None:
         """Return an order by our id."""
         resource = self.mapping.orders
         read = None if resource is None else resource.find or resource.list
         names = {"clientId": client_id}
-        return only(await self.orders(call, read, names, lambda _, ours: ours == client_id, budget))
+        return only(await self.orders(call, read, names, called(client_id), budget))
 
     async def performed(
         self, call: Call, kind: str, client_id: str, budget: Budget
@@ -166,22 +194,23 @@ class Exchange:
     async def _with_executions(
         self,
         resource: Resource,
-        look: Callable[[], Awaitable[list[Order]]],
-        resting: list[Order],
+        look: Callable[[], Awaitable[Listing[Order]]],
+        resting: Listing[Order],
         scope: Scope,
         wanted: Wanted,
         budget: Budget,
-    ) -> list[Order]:
+    ) -> Listing[Order]:
         # The two endpoints are read one after the other. Orders first: one that is executed between the reads is then
         # seen twice, never not at all. Orders once more afterwards: only when they are the same was it seen once.
         fills = resource.fills
         for _ in range(LOOKS_MAX):
             items = [] if fills is None else await self._items(fills.read, scope, budget)
-            told = {} if fills is None else executed(self.mapping, fills, items, scope)
-            told = {name: one for name, one in told.items() if wanted(name, one.order.client_id)}
-            again = await look() if resting else resting
-            if again == resting:
-                return with_executions(resting, told)
+            told, untold = ({}, []) if fills is None else executed(self.mapping, fills, items, scope, wanted)
+            again = await look() if resting or resting.unreadable else resting
+            if (again, again.unreadable) == (resting, resting.unreadable):
+                dark = {one.id: one for one in (*untold, *resting.unreadable)}
+                found = with_executions(resting, told)
+                return Listing((one for one in found if one.id not in dark), dark.values())
             resting = again
         raise OutcomeUnknown("bad_answer", f"the orders were others at each of {LOOKS_MAX} looks")
 
@@ -331,10 +360,23 @@ def require_object(told: Any) -> Mapping[str, Any]:
     return value
 
 
-def only(found: list[Told]) -> Told | None:
-    """Return the one that was found. Raises: OutcomeUnknown when there are several."""
+def named(name: str) -> Wanted:
+    """Want what the provider calls so; what does not tell its id may be that."""
+    return lambda theirs, _: theirs in (None, name)
+
+
+def called(client_id: str) -> Wanted:
+    """Want what was made under our id; what does not tell any id may be that."""
+    return lambda theirs, ours: ours == client_id or (theirs is None and ours is None)
+
+
+def only(found: Listing[Told]) -> Told | None:
+    """Return the one that was found. Raises: OutcomeUnknown when there are several, UnreadableRecord."""
     if len(found) > 1:
         bad_answer(f"{len(found)} records have the id that is looked for")
+    unreadable = [one for one in found.unreadable if one.id or not found]
+    if unreadable:
+        raise UnreadableRecord(unreadable[0])
     return found[0] if found else None
 
 

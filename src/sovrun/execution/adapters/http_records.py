@@ -7,7 +7,7 @@ Must not touch: connections.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Context, Decimal
 from typing import Any, Final
@@ -25,13 +25,24 @@ from sovrun.execution.adapters.http_values import (
     plain,
     pointer,
     text_of,
+    word_of,
 )
-from sovrun.execution.port import Deployment, DeploymentStatus, Order, OrderStatus
+from sovrun.execution.port import (
+    Deployment,
+    DeploymentStatus,
+    Listing,
+    Order,
+    OrderStatus,
+    OutcomeUnknown,
+    Told,
+    Unreadable,
+)
 
 TRADED: Final = "traded"
 """Raw status of an order that only its executions tell of."""
 
 _CLIENT_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_WORD_MAX: Final = 80
 _EXACT: Final = Context(prec=60)
 _AVERAGE: Final = Context(prec=28)
 
@@ -96,15 +107,46 @@ class _Picker:
         return {name: plain(value) for name, value in found.items() if value is not None}
 
 
-def identity_of(record: Record, item: Any, scope: Scope) -> tuple[str, str | None]:
-    """Return the provider's id and ours of an item. Raises: OutcomeUnknown."""
+def identity_of(record: Record, item: Any, scope: Scope) -> tuple[str | None, str | None]:
+    """Return the provider's id of an item, None when it cannot be read, and ours, None for what was not made by us."""
     pick = _Picker(record, item, scope, Numbers())
-    return pick.text("id"), pick.client_id()
+    try:
+        return pick.text("id"), pick.client_id()
+    except OutcomeUnknown:
+        return None, pick.client_id()
 
 
 def client_id_of(record: Record, item: Any, scope: Scope) -> str | None:
     """Return our id of an item, None for what was not made by us."""
     return _Picker(record, item, scope, Numbers()).client_id()
+
+
+def read_each(
+    kind: str, record: Record, items: Iterable[Any], scope: Scope, made: Callable[[Any], Told]
+) -> Listing[Told]:
+    """Return items as `made` reads them; one that it cannot read hides no other, and is named beside them."""
+    found: list[Told] = []
+    unreadable: list[Unreadable] = []
+    for item in items:
+        try:
+            found.append(made(item))
+        except OutcomeUnknown as unknown:
+            unreadable.append(_unreadable(kind, record, item, scope, str(unknown)))
+    return Listing(found, unreadable)
+
+
+def _unreadable(kind: str, record: Record, item: Any, scope: Scope, message: str) -> Unreadable:
+    theirs, ours = identity_of(record, item, scope)
+    return Unreadable(kind, theirs or "", ours, _unmapped(record.picks.get("status"), item), message)
+
+
+def _unmapped(pick: Mapping[str, Any] | None, item: Any) -> str | None:
+    """Return the provider's word for a status where the mapping does not have it."""
+    if pick is None or pick.keys() & {"const", "otherwise", "after"}:
+        return None
+    told = at(item, pointer(pick["at"]))
+    word = None if told is None else word_of(told)
+    return None if word is None or word in pick.get("map", {word: word}) else word[:_WORD_MAX]
 
 
 def deployment_of(record: Record, item: Any, scope: Scope, numbers: Numbers) -> Deployment:
@@ -180,19 +222,36 @@ def _average(value: Decimal, quantity: Decimal) -> Decimal:
     return _AVERAGE.divide(value, quantity).normalize(_AVERAGE)
 
 
+Wanted = Callable[["str | None", "str | None"], bool]
+"""Whether a record is looked for, by the provider's id, None when it cannot be read, and ours."""
+
+
 def executed(
-    mapping: HttpMapping, fills: Fills, items: Iterable[Any], scope: Scope
-) -> Mapping[str, Executed]:
-    """Return by id what executions tell of the tenant's orders. Raises: OutcomeUnknown."""
+    mapping: HttpMapping, fills: Fills, items: Iterable[Any], scope: Scope, wanted: Wanted
+) -> tuple[Mapping[str, Executed], list[Unreadable]]:
+    """Return by id what executions tell of the tenant's orders that are wanted, and those of which it cannot be read.
+
+    Raises: OutcomeUnknown for an execution that does not tell its order: it may be of any.
+    """
     found: dict[str, Executed] = {}
+    unreadable: list[Unreadable] = []
     for item in items:
         for record in fills.orders:
             if not is_owned(record, item, scope):
                 continue
-            one = _execution(mapping, fills, record, item, scope)
-            before = found.get(one.order.id)
-            found[one.order.id] = one if before is None else before.and_of(one)
-    return found
+            theirs, ours = identity_of(record, item, scope)
+            if theirs is None:
+                bad_answer("an execution does not tell its order")
+            if not wanted(theirs, ours):
+                continue
+            try:
+                one = _execution(mapping, fills, record, item, scope)
+            except OutcomeUnknown as unknown:
+                unreadable.append(_unreadable("order", record, item, scope, str(unknown)))
+                continue
+            before = found.get(theirs)
+            found[theirs] = one if before is None else before.and_of(one)
+    return found, unreadable
 
 
 def _execution(mapping: HttpMapping, fills: Fills, record: Record, item: Any, scope: Scope) -> Executed:

@@ -195,9 +195,14 @@ def picked(pick: Mapping[str, Any], record: Any, scope: Scope) -> Any:
         value = value[len(begin) :]
     if "map" not in pick:
         return value
-    word = value if isinstance(value, str) else dumps(value).decode()
+    word = word_of(value)
     mapped = pick["map"].get(word, pick.get("otherwise"))
     return mapped if mapped is not None else bad_answer(f"{pick['at']} is {word!r:.80}, which is not mapped")
+
+
+def word_of(value: Any) -> str:
+    """Return what stands in an answer as the word by which a map knows it."""
+    return value if isinstance(value, str) else dumps(value).decode()
 
 
 def text_of(value: Any, what: str) -> str:

@@ -38,9 +38,12 @@ from sovrun.execution.port import (
     Deployment,
     DeploymentStatus,
     Done,
+    Listing,
     NotReached,
     OutcomeUnknown,
     Rejected,
+    Unreadable,
+    UnreadableRecord,
 )
 
 _POLL_SECONDS: Final = 0.05
@@ -56,13 +59,20 @@ class Host:
         self._connection = Connection(settings.address, settings.credentials)
         self._folder = Folder(settings.directory)
 
-    def deployments(self, tenant: Tenant, deadline: float) -> list[Deployment]:
+    def deployments(self, tenant: Tenant, deadline: float) -> Listing[Deployment]:
         """Return the deployments of a tenant, by id."""
         groups: dict[str, list[Process]] = {}
         for process in self._processes(deadline):
             if client_id_of(tenant, process.group) is not None:
                 groups.setdefault(process.group, []).append(process)
-        return [self._told(tenant, group, groups[group]) for group in sorted(groups)]
+        found: list[Deployment] = []
+        unreadable: list[Unreadable] = []
+        for group in sorted(groups):
+            try:
+                found.append(self._told(tenant, group, groups[group]))
+            except UnreadableRecord as unknown:
+                unreadable.append(unknown.record)
+        return Listing(found, unreadable)
 
     def deployment(self, tenant: Tenant, client_id: str, deadline: float) -> Deployment | None:
         """Return the deployment of a client id; one of which there is a file only has not come about."""
@@ -226,17 +236,24 @@ class Host:
         return answer
 
     def _told(self, tenant: Tenant, group: str, processes: Sequence[Process]) -> Deployment:
+        """Return a deployment. Raises: UnreadableRecord for a state that supervisord did not have before."""
         kept = self._folder.kept(group)
-        policy = NO_POLICY if kept is None else kept.policy
+        client_id = str(client_id_of(tenant, group))
+        try:
+            status = status_together(processes, NO_POLICY if kept is None else kept.policy)
+        except OutcomeUnknown as unknown:
+            raw = raw_status(processes)
+            raise UnreadableRecord(
+                Unreadable("deployment", client_id, client_id, raw, str(unknown))
+            ) from unknown
         detail: dict[str, Any] = {"group": group, "processes": [process.told() for process in processes]}
         if kept is not None:
             detail |= {"artifact": kept.artifact, "capital": kept.capital, "mode": kept.mode}
-        client_id = str(client_id_of(tenant, group))
         return Deployment(
             id=client_id,
             client_id=client_id,
             name=group if kept is None else kept.name,
-            status=status_together(processes, policy),
+            status=status,
             raw_status=raw_status(processes),
             detail=detail,
         )

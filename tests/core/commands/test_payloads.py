@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovrun.core.canonical import canonical
+from sovrun.core.commands.kinds import kind_faults, near_kind
 from sovrun.core.commands.model import (
     KINDS,
     CancelOrder,
+    CommandKind,
     CreateDeployment,
     PlaceOrder,
     StopDeployment,
@@ -124,9 +126,134 @@ def test_payloads_fit_their_kind_or_are_refused(kind: str, payload: object, *, g
 
 
 def test_a_refusal_says_where_the_mistakes_are() -> None:
-    with pytest.raises(InvalidCommand, match=r"quantity: .*; side: ") as refused:
+    with pytest.raises(InvalidCommand, match=r"`quantity` must .*; `side` must ") as refused:
         normal_payload(KINDS["order.place"], LIMIT | {"quantity": 1.5, "side": "short"})
     assert refused.value.facts["kind"] == "order.place"
+
+
+DECIMAL = '`price` must be a decimal above zero in a text, such as "1.5", with up to 18 digits before and after the point'
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "said"),
+    [
+        ("order.place", LIMIT | {"price": 10.5}, f'{DECIMAL}; it is a number (write it in quotes: "10.5")'),
+        ("order.place", LIMIT | {"price": True}, f"{DECIMAL}; it is true or false"),
+        ("order.place", LIMIT | {"price": "0.00"}, f"{DECIMAL}, not '0.00'"),
+        ("order.place", LIMIT | {"price": "-1"}, f"{DECIMAL}, not '-1'"),
+        ("order.place", LIMIT | {"side": "short"}, "`side` must be 'buy' or 'sell', not 'short'"),
+        ("order.place", MARKET | {"price": "1"}, "a market order has no `price`"),
+        (
+            "order.place",
+            MARKET | {"type": "limit"},
+            "the payload lacks the member `price`: a limit order has one",
+        ),
+        ("order.place", LIMIT | {"Symbol": "A"}, "unknown member 'Symbol' (did you mean 'symbol'?)"),
+        ("order.cancel", {"orderId": "o", "x": 1}, "unknown member 'x' (known are orderId)"),
+        ("order.cancel", {}, "the payload lacks the member `orderId`"),
+        ("order.cancel", [], "the payload must be a map; it is a list"),
+        ("deployment.create", DEPLOYMENT | {"parameters": []}, "`parameters` must be a map; it is a list"),
+    ],
+)
+def test_a_refusal_says_in_words_what_is_wanted_and_nothing_else(
+    kind: str, payload: object, said: str
+) -> None:
+    with pytest.raises(InvalidCommand) as refused:
+        normal_payload(KINDS[kind], payload)
+    assert refused.value.detail == f"the payload does not fit {kind}, version 1: {said}"
+    assert refused.value.hint == f"`sovrun command {kind} --schema` prints what does"
+
+
+def test_a_hostile_payload_makes_no_large_refusal() -> None:
+    with pytest.raises(InvalidCommand) as refused:
+        normal_payload(KINDS["order.place"], LIMIT | {f"{'x' * 60}{number}": 1 for number in range(50_000)})
+    assert len(refused.value.detail) < 3_000
+
+
+# --- further kinds ----------------------------------------------------------------------------------------------------
+
+REBALANCE = {
+    "type": "object",
+    "properties": {"book": {"type": "string"}, "by": {"type": "string"}, "steps": {"maximum": 5}},
+    "required": ["book"],
+}
+
+
+def further(name: str = "book.rebalance", schema: dict[str, Any] | None = None, **more: Any) -> CommandKind:
+    told = {"needs_key": True, "opens": True, "resource": None, **more}
+    return CommandKind(name, told.pop("version", 2), REBALANCE if schema is None else schema, **told)
+
+
+def test_a_further_kinds_payload_is_held_to_its_own_schema() -> None:
+    kind = further(decimals=("by",))
+    assert normal_payload(kind, {"book": "b", "by": "-1.50", "steps": 5}) == {
+        "book": "b",
+        "by": "-1.5",
+        "steps": 5,
+    }
+    assert normal_payload(kind, {"book": "b", "by": "-0.0"}) == {"book": "b", "by": "0"}
+    for payload, said in (
+        ({"book": "b", "by": "much"}, "`by` must be a decimal in a text"),
+        ({"book": "b", "by": "1e3"}, "`by` must be a decimal in a text"),
+        ({"book": 7}, '`book` must be a text; it is a number (write it in quotes: "7")'),
+        ({"book": "b", "steps": 6}, "`steps` must be at most 5, not '6'"),
+        ({}, "the payload lacks the member `book`"),
+    ):
+        with pytest.raises(InvalidCommand) as refused:
+            normal_payload(kind, payload)
+        assert refused.value.detail == f"the payload does not fit book.rebalance, version 2: {said}"
+
+
+def test_two_kinds_of_one_name_are_not_confused() -> None:
+    """Two adapters may each declare one."""
+    strict, lax = further(), further(schema={"type": "object"})
+    assert normal_payload(lax, {"any": 1}) == {"any": 1}
+    with pytest.raises(InvalidCommand):
+        normal_payload(strict, {"any": 1})
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (further(), None),
+        (further(target="book", resource="order"), None),
+        (further("order.place"), "is no further kind"),
+        (further("Book.move"), "is not a kind's name"),
+        (further("order.places"), "would be taken for 'order.place', misspelt"),
+        (further(version=0), "`version` is a whole number from 1"),
+        (further(schema={"type": "array"}), "its `type` is object"),
+        (further(schema={"type": "objekt"}), "is not a usable JSON Schema"),
+        (further(schema={"type": "object", "$ref": "https://x.invalid/s"}), "is not a usable JSON Schema"),
+        (further(decimals=("steps",)), "does not say that 'steps' is a text"),
+        (further(target="book"), "`target` names a deployment or an order"),
+        (further(target="by", resource="order"), "does not say that 'by' is a text and required"),
+    ],
+)
+def test_a_further_kind_is_declared_whole_or_refused(kind: CommandKind, said: str | None) -> None:
+    faults = [fault.message for fault in kind_faults(kind)]
+    assert (faults == []) if said is None else any(said in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("order.plac", "order.place"),
+        ("order.palce", "order.place"),
+        ("order.cancle", "order.cancel"),
+        ("orders.place", "order.place"),
+        ("ordr.plcae", "order.place"),
+        ("deployment.creat", "deployment.create"),
+        ("deployments.stop", "deployment.stop"),
+        ("order.place", None),
+        ("order.replace", None),
+        ("order.amend", None),
+        ("deployment.pause", None),
+        ("deployment.start", None),
+        ("report.publish", None),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_from_a_kind_of_its_own(name: str, meant: str | None) -> None:
+    assert near_kind(name) == meant
 
 
 digits = st.integers(1, 10**18 - 1).map(str)

@@ -65,7 +65,7 @@ CONFIRMS = st.fixed_dictionaries(
 )  # fmt: skip
 BODIES = (
     st.sampled_from(
-        [{"python": "m:f"}, {"argv": ["x", "1"]}, {"command": {"kind": "order.place", "adapter": "paper"}}]
+        [{"python": "m:f"}, {"argv": ["x", "1"]}, {"command": {"kind": "note.send", "adapter": "paper"}}]
     )
     | st.fixed_dictionaries({"tool": TOOLS})
     | st.fixed_dictionaries({"confirm": CONFIRMS})
@@ -425,7 +425,7 @@ def test_each_kind_of_step_keeps_what_it_declares() -> None:
         ("tool", {"name": "t", "deadline": "2d"}, ToolWait("t", 172_800_000_000)),
         ("confirm", {"show": [1]}, Confirmation(show=[1])),
         ("confirm", {"role": "r", "show": {"from": "inputs"}}, Confirmation("r", show=Reference(None, ()))),
-        ("command", {"kind": "order.place", "adapter": "paper"}, CommandCall("order.place", "paper")),
+        ("command", {"kind": "note.send", "adapter": "paper"}, CommandCall("note.send", "paper")),
     ]
     for kind, body, entry in bodies:
         step = parsed(MINIMAL.replace("python: m:f", f"{kind}: {json.dumps(body)}")).steps[0]

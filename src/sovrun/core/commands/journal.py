@@ -91,8 +91,7 @@ class Intention:
     @property
     def id(self) -> CommandId:
         """The command's name, a function of who wants it and of the key."""
-        body = {"commandKind": self.kind, "key": self.key, "tenant": self.tenant}
-        return CommandId(digest_of("sovrun.command-id", 1, body)[:32])
+        return command_id(self.tenant, self.kind, self.key)
 
     @property
     def fingerprint(self) -> Digest:
@@ -105,6 +104,12 @@ class Intention:
             "payload": self.payload,
         }
         return digest_of("sovrun.command", 1, body)
+
+
+def command_id(tenant: Tenant, kind: str, key: str) -> CommandId:
+    """Return the name of the command that a tenant wants under a key."""
+    body = {"commandKind": kind, "key": key, "tenant": tenant}
+    return CommandId(digest_of("sovrun.command-id", 1, body)[:32])
 
 
 def step_key(token: Digest, step: StepId) -> str:

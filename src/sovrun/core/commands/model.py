@@ -1,20 +1,25 @@
 """What a command asks for: the kinds, their payloads as typed values, and one published JSON Schema of each.
 
-Owns: `CommandKind`, the payload values, `parse_payload`. Quantities and prices are decimal strings, never floats.
+Owns: `CommandKind`, the payload values, `normal_payload`. Quantities and prices are decimal
+strings, never floats.
 Must not touch: journals, adapters. Whether a symbol or a deployment exists, the gates and the adapter know.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
-import jsonschema_rs
+from jsonschema_rs import Draft202012Validator
 
+from sovrun.core.commands.misfits import misfits
 from sovrun.core.errors import InvalidCommand
+from sovrun.core.spec.findings import Finding, subject
+from sovrun.core.spec.schemas import compile_schema
 
 SCHEMA_ROOT: Final = "https://sovrun.dev/schemas/commands"
 KEY_MAX: Final = 512
@@ -24,7 +29,26 @@ PAYLOAD_MAX: Final = 1 << 20
 _DECIMAL: Final = r"^(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?$"
 _NAME: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
 _IDENTIFIER: Final = r"^[!-~]{1,128}$"
-_POSITIVE: Final = {"type": "string", "pattern": _DECIMAL, "not": {"pattern": r"^0(\.0*)?$"}}
+_SIGNED: Final = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?", re.ASCII)
+_SHOWN_MAX: Final = 10
+"""Mistakes that one refusal names."""
+_POSITIVE: Final = {
+    "title": 'a decimal above zero in a text, such as "1.5", with up to 18 digits before and after the point',
+    "type": "string",
+    "pattern": _DECIMAL,
+    "not": {"pattern": r"^0(\.0*)?$"},
+}
+_NAMED: Final = {
+    "title": "a name: up to 128 letters, digits, _ . and -, not beginning with . or -",
+    "type": "string",
+    "pattern": _NAME,
+}
+IDENTIFIED: Final[Mapping[str, Any]] = {
+    "title": "an id: 1 to 128 printable ASCII characters without spaces",
+    "type": "string",
+    "pattern": _IDENTIFIER,
+}
+"""JSON Schema of a provider's own id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +109,17 @@ class CommandKind:
 
     Args:
         name: `noun.verb`; version: of its payload, from 1.
-        schema: JSON Schema (2020-12) of the payload.
+        schema: JSON Schema (2020-12) of the payload. Its titles are what messages call what is wanted.
         needs_key: refused without an idempotency key.
-        opens: it may create obligations, so every gate applies; False for what only ends them (cancel, stop).
-        resource: `deployment` or `order`: what its effect is about; None for kinds that plug-ins declare.
-        target: the member of the payload that names an existing resource.
+        opens: it may create obligations, so every gate applies; False for what only ends or damps them (cancel, stop).
+        resource: `deployment` or `order`: what its effect is about, and what `target` names.
+        target: the member of the payload that names an existing resource of the same tenant.
         decimals: members that are decimal strings, brought to one spelling.
     """
 
     name: str
     version: int
-    schema: Mapping[str, Any]
+    schema: Mapping[str, Any] = field(hash=False)
     needs_key: bool
     opens: bool
     resource: str | None
@@ -122,7 +146,7 @@ _PLACE_ORDER: Final = _schema(
     1,
     "Place an order",
     {
-        "symbol": {"type": "string", "pattern": _NAME},
+        "symbol": _NAMED,
         "side": {"enum": ["buy", "sell"]},
         "type": {"enum": ["limit", "market"], "default": "limit"},
         "quantity": _POSITIVE,
@@ -132,8 +156,8 @@ _PLACE_ORDER: Final = _schema(
     ["symbol", "side", "quantity"],
 ) | {
     "if": {"properties": {"type": {"const": "market"}}, "required": ["type"]},
-    "then": {"not": {"required": ["price"]}},
-    "else": {"required": ["price"]},
+    "then": {"title": "a market order has no `price`", "not": {"required": ["price"]}},
+    "else": {"title": "a limit order has one", "required": ["price"]},
 }
 
 KINDS: Final[Mapping[str, CommandKind]] = {
@@ -147,8 +171,8 @@ KINDS: Final[Mapping[str, CommandKind]] = {
                 1,
                 "Create a deployment",
                 {
-                    "name": {"type": "string", "pattern": _NAME},
-                    "artifact": {"type": "string", "pattern": _IDENTIFIER},
+                    "name": _NAMED,
+                    "artifact": IDENTIFIED,
                     "capital": _POSITIVE,
                     "parameters": {"type": "object"},
                 },
@@ -166,7 +190,7 @@ KINDS: Final[Mapping[str, CommandKind]] = {
                 "deployment.stop",
                 1,
                 "Stop a deployment",
-                {"deploymentId": {"type": "string", "pattern": _IDENTIFIER}},
+                {"deploymentId": IDENTIFIED},
                 ["deploymentId"],
             ),
             needs_key=False,
@@ -190,7 +214,7 @@ KINDS: Final[Mapping[str, CommandKind]] = {
                 "order.cancel",
                 1,
                 "Cancel an order",
-                {"orderId": {"type": "string", "pattern": _IDENTIFIER}},
+                {"orderId": IDENTIFIED},
                 ["orderId"],
             ),
             needs_key=False,
@@ -210,26 +234,44 @@ def decimal_text(value: Decimal) -> str:
 
 def normal_payload(kind: CommandKind, payload: object) -> dict[str, Any]:
     """Return a payload that fits the kind's schema, its decimals in one spelling. Raises: InvalidCommand."""
-    mistakes = [
-        f"{_place(mistake.instance_path)}: {mistake.message:.300}"
-        for mistake in jsonschema_rs.Draft202012Validator(dict(kind.schema)).iter_errors(payload)
-    ]
-    if mistakes or not isinstance(payload, Mapping):
+    found = list(payload_findings(kind, payload))
+    if found or not isinstance(payload, Mapping):
+        told = sorted(f"{one.message} ({one.hint})" if one.hint else one.message for one in found)
         raise InvalidCommand(
-            f"the payload does not fit {kind.name}, version {kind.version}: "
-            + "; ".join(sorted(mistakes)[:10]),
-            hint='decimals are written as strings, for example {"quantity": "1.5"}',
+            f"the payload does not fit {kind.name}, version {kind.version}: {'; '.join(told[:_SHOWN_MAX])}",
+            hint=f"`sovrun command {kind.name} --schema` prints what does",
             kind=kind.name,
         )
     normal = dict(payload)
     for name in kind.decimals:
         if name in normal:
-            normal[name] = decimal_text(Decimal(normal[name]))
+            normal[name] = decimal_text(Decimal(normal[name]) or Decimal(0))
     return normal
 
 
-def _place(path: list[str | int]) -> str:
-    return "/".join(str(part) for part in path) or "payload"
+def payload_findings(
+    kind: CommandKind, payload: object, unknown: frozenset[str] = frozenset()
+) -> Iterator[Finding]:
+    """Yield what is wrong with a payload, by paths within it.
+
+    Args:
+        unknown: members that are there, and left out because their values are not known yet.
+    """
+    odd = False
+    for found in misfits(_validator(kind), kind.schema, payload, unknown):
+        odd = True
+        yield found
+    if odd or not isinstance(payload, Mapping):
+        return
+    for name in kind.decimals:  # whatever else a plug-in's schema lets in
+        value = payload.get(name, "0")
+        if not isinstance(value, str) or _SIGNED.fullmatch(value) is None:
+            yield Finding("bad_value", f"{subject((name,))} must be a decimal in a text", (name,))
+
+
+@lru_cache(maxsize=256)
+def _validator(kind: CommandKind) -> Draft202012Validator:
+    return compile_schema(kind.schema)
 
 
 def typed_payload(kind: str, payload: Mapping[str, Any]) -> Payload:

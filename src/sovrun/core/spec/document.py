@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from sovrun.core.errors import InvalidSpec, Mistake
 from sovrun.core.jsontext import Path, Place
+from sovrun.core.spec.calls import call_findings
 from sovrun.core.spec.details import detail_findings
 from sovrun.core.spec.findings import MISTAKES_MAX, Finding, Suggester, UnreadableError
 from sovrun.core.spec.graph import read_graph
@@ -74,6 +75,7 @@ def parse_dag(data: bytes, *, name: str) -> DagSpec:
     found += in_graph
     found += islice(reference_findings(value, graph, suggester), MISTAKES_MAX)
     found += islice(detail_findings(value), MISTAKES_MAX)
+    found += islice(call_findings(value), MISTAKES_MAX)
     if not found and not well_shaped:
         found.append(Finding("bad_value", "the document is not as the published schema says", ()))
     if found or graph.order is None:

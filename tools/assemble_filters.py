@@ -69,7 +69,7 @@ TEMPLATES_OWN: Final = ("mount", "move_mount")
 
 EXAMINED: Final[Mapping[str, tuple[int, int]]] = {
     "clone": (56, 220), "clone3": (435, 435), "unshare": (272, 97), "personality": (135, 92), "socket": (41, 198),
-    "socketpair": (53, 199), "ioctl": (16, 29),
+    "socketpair": (53, 199), "ioctl": (16, 29), "fcntl": (72, 25),
 }  # fmt: skip
 
 NAMESPACES: Final = 0x7E020000
@@ -84,6 +84,9 @@ PERSONALITIES: Final = (0, 0xFFFFFFFF)
 
 TERMINAL_INJECTION: Final = (0x5412, 0x541C)
 """TIOCSTI, TIOCLINUX."""
+
+WATCHES_OF_FILES: Final = (1024, 1026)
+"""F_SETLEASE, F_NOTIFY: they tell of, and hold up, what others do with files that a step may only read."""
 
 # --- the assembler ----------------------------------------------------------------------------------------------------
 
@@ -192,9 +195,10 @@ def _examine(program: Program, namespaces: int) -> None:
             program.label("socketpair")
         program.load(_ARGUMENTS + 8 * position)
         _one_of(program, wanted, "allow", "deny")
-    program.label("ioctl")
-    program.load(_ARGUMENTS + 8)
-    _one_of(program, TERMINAL_INJECTION, "deny", "allow")
+    for name, position, refused in (("ioctl", 1, TERMINAL_INJECTION), ("fcntl", 1, WATCHES_OF_FILES)):
+        program.label(name)
+        program.load(_ARGUMENTS + 8 * position)
+        _one_of(program, refused, "deny", "allow")
 
 
 def _one_of(program: Program, values: Sequence[int], then: str, otherwise: str) -> None:

@@ -154,3 +154,8 @@ def test_only_the_families_of_local_and_internet_sockets_exist(attacker: Attacke
         "2": "done",
         "10": "done",
     }
+
+
+def test_nobody_is_held_up_by_a_lease_on_a_file_that_is_shown(attacker: Attacker) -> None:
+    """By the filter; an ordinary user's files belong to the step's own host user."""
+    assert attacker.value("lease") == "EPERM"

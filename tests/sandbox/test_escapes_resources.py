@@ -103,5 +103,29 @@ def test_processor_time_is_that_of_all_processes(attacker: Attacker, groups: boo
     assert "all its processes" in found["message"]
 
 
+def test_processor_time_is_also_that_of_children_whom_nobody_waits_for(
+    attacker: Attacker, groups: bool
+) -> None:
+    found = attacker.run("burn_unwaited", wall_us=WALL_US, cpu_us=1_000_000, control_groups=groups)
+    assert found["reason"] == "cpu_limit"
+
+
+@pytest.mark.parametrize(
+    ("attack", "more"), [("hide_shared", {"size": 96 * MIB}), ("fill_sockets", {})], ids=["shared", "sockets"]
+)
+def test_memory_that_is_in_no_resident_size_counts(
+    attacker: Attacker, groups: bool, attack: str, more: dict[str, int]
+) -> None:
+    found = attacker.run(
+        attack, wall_us=WALL_US, count=12, memory=256 * MIB, control_groups=groups, open_files=512, **more
+    )
+    assert found["reason"] == "memory_limit"
+
+
+def test_sockets_and_shared_memory_of_an_honest_step_fit(attacker: Attacker, groups: bool) -> None:
+    given = {"number": 30, "size": 100 * MIB, "memory": 256 * MIB, "control_groups": groups}
+    assert attacker.value("use_sockets_and_shared_memory", **given) == 61
+
+
 def test_limits_cannot_be_raised(attacker: Attacker, groups: bool) -> None:
     assert attacker.value("raise_limits", control_groups=groups) == []

@@ -121,6 +121,11 @@ def test_nothing_is_typed_into_a_terminal(machine) -> None:
     assert judge(machine, "ioctl", 1, 0x5401) == ALLOW
 
 
+def test_files_are_neither_leased_nor_watched(machine) -> None:
+    assert [judge(machine, "fcntl", 1, command) for command in (1024, 1026)] == [DENY, DENY]
+    assert [judge(machine, "fcntl", 1, command) for command in (0, 1030)] == [ALLOW, ALLOW]
+
+
 def test_memory_that_belongs_to_no_process_is_denied_where_nothing_counts_it(machine) -> None:
     for name in TOOL.UNCOUNTED_MEMORY:
         assert judge(machine, name) == ALLOW

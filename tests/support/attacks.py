@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import fcntl
+import mmap
 import os
 import resource
 import signal
@@ -141,11 +144,11 @@ def tidy(marker: str, children: int) -> None:
     """End in order when told to, with children that would not."""
 
     def end(_number: int, _frame: object) -> None:
-        print("tidied", flush=True)  # noqa: T201 -- it tells that it has ended in order
+        os.write(1, b"tidied\n")  # it may come into the middle of a print
         sys.exit()
 
     signal.signal(signal.SIGTERM, end)
-    print("started", flush=True)  # noqa: T201 -- it tells that it has begun
+    os.write(1, b"started\n")
     for _ in range(children):
         daemon(marker)
     time.sleep(1000)
@@ -171,6 +174,21 @@ def daemon(marker: str) -> int:
         os._exit(0)
     os.waitpid(child, 0)
     return child
+
+
+def scribble(marker: str, children: int) -> Any:
+    """Keep a file, and leave children that go on writing to it and printing."""
+    from sovrun.step import keep_file, work_dir  # noqa: PLC0415 -- no other attack needs them
+
+    kept = work_dir() / "kept"
+    kept.write_text("kept")
+    found = keep_file(kept)
+    script = f"while :; do echo noise; echo late >> {kept}; done; : {marker}"
+    for _ in range(children):
+        if os.fork() == 0:
+            os.setsid()
+            os.execv("/bin/sh", ["/bin/sh", "-c", script])  # noqa: S606 -- no shell is wanted
+    return found
 
 
 # --- reaching out -----------------------------------------------------------------------------------------------------
@@ -231,6 +249,11 @@ def read_all(paths: list[str]) -> dict[str, str]:
         else:
             found[path] = "read"
     return found
+
+
+def own_groups() -> str:
+    """Return what this process sees of its control groups."""
+    return Path("/proc/self/cgroup").read_text()
 
 
 def make_nodes() -> dict[str, str]:
@@ -324,3 +347,62 @@ def identity() -> list[int]:
 
 def hello() -> str:
     return "hello"
+
+
+def burn_unwaited() -> None:
+    """Use processor time in children that nobody waits for, each too short to be looked at."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        if os.fork() == 0:
+            until = time.process_time() + 0.04
+            while time.process_time() < until:
+                pass
+            os._exit(0)
+        time.sleep(0.03)
+
+
+def hide_shared(count: int, size: int) -> None:
+    """Fill shared memory in each of `count` processes, show it no more, and wait for ever."""
+    for _ in range(count):
+        if os.fork() == 0:
+            held = mmap.mmap(-1, size)
+            for start in range(0, size, 1 << 20):
+                held[start : start + (1 << 20)] = bytes(1 << 20)
+            held.madvise(mmap.MADV_DONTNEED)
+            time.sleep(1000)
+    time.sleep(1000)
+
+
+def fill_sockets(count: int) -> None:
+    """Fill as many sockets in each of `count` processes as it may open, and wait for ever."""
+    for _ in range(count):
+        if os.fork() == 0:
+            kept = []
+            with contextlib.suppress(OSError):
+                while True:
+                    kept.append(socket.socketpair())
+                    kept[-1][0].settimeout(0)
+                    with contextlib.suppress(BlockingIOError):
+                        while True:
+                            kept[-1][0].send(bytes(1 << 16))
+            time.sleep(1000)
+    time.sleep(1000)
+
+
+def use_sockets_and_shared_memory(number: int, size: int) -> int:
+    """Have some empty sockets and some shared memory that is seen, as honest steps do."""
+    pairs = [socket.socketpair() for _ in range(number)]
+    held = mmap.mmap(-1, size)
+    held[:] = bytes(size)
+    time.sleep(0.3)
+    return 2 * len(pairs) + len(held) // size
+
+
+def lease() -> str:
+    """Hold up whoever would write to a file that is only shown to the step."""
+    with Path(__file__).open() as own:
+        try:
+            fcntl.fcntl(own, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError as error:
+            return errno.errorcode[error.errno]
+    return "done"

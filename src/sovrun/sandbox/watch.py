@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from sovrun.sandbox import unseen
 from sovrun.sandbox.cgroups import Group
+from sovrun.sandbox.processor_time import ProcessorTime
 from sovrun.sandbox.verdicts import failure
 
 INTERVAL_S: Final = 0.1
@@ -54,6 +56,7 @@ class Watch:
         self._init = init
         self._places = places
         self._sums_processes = group is None or group.cpu_us() is None
+        self._clock = ProcessorTime.of(descendants(init)) if self._sums_processes else None
         self.memory_peak = 0
         self.next_at = now + self._pause(0)
 
@@ -73,7 +76,14 @@ class Watch:
 
     def _cpu_us(self, processes: list[int]) -> int:
         counted = None if self._group is None else self._group.cpu_us()
+        if counted is None and self._clock is not None:
+            counted = self._clock.us()
         return sum(map(_cpu_of, processes)) if counted is None else counted
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._clock is not None:
+            self._clock.close()
 
     def _cpu_verdict(self, cpu_us: int) -> dict[str, Any] | None:
         limit = self._limits["cpu_seconds"]
@@ -88,9 +98,11 @@ class Watch:
         if self._memory_is_counted:
             return None
         limit = self._limits["memory"]
-        used = sum(map(_resident, processes))
+        shared, waiting = unseen.shared_bytes(processes), unseen.socket_bytes(processes)
+        used = sum(map(_resident, processes)) + shared + waiting
         if used > limit:  # pages that several processes share were counted for each
-            used = sum(map(_proportional, processes))
+            hidden = max(0, shared - unseen.shown_bytes(processes)) if shared else 0
+            used = sum(map(_proportional, processes)) + hidden + waiting
         self.memory_peak = max(self.memory_peak, used)
         if used <= limit:
             return None

@@ -157,7 +157,57 @@ def test_the_deployment_of_another_tenant_cannot_be_stopped(desk: Desk) -> None:
 def test_the_schema_of_a_kind_is_printed(desk: Desk) -> None:
     schema = desk.tell("command", "order.place", "--schema").json
     assert schema["required"] == ["symbol", "side", "quantity"]
-    assert desk.refusal("command", "order.eat", "--schema") == "invalid_command"
+    assert desk.refusal("command", "order.eat", "--schema") == "not_found"
+
+
+FURTHER_SCHEMA = """
+adapters:
+  desk: {kind: http, mapping: desk.yaml}
+  paper: {kind: paper}
+"""
+FURTHER_MAPPING = """
+apiVersion: sovrun/http-adapter/v1
+kind: HttpAdapter
+baseUrl: http://127.0.0.1:9
+modes: [paper]
+tenant: default
+processingDeadline: 10s
+absenceIsConclusive: true
+commands:
+  book.move:
+    version: 3
+    schema: {type: object, properties: {by: {type: string}, to: {type: integer}}, required: [by]}
+    decimals: [by]
+    perform: {method: POST, path: "/books/{clientId}", body: {by: {from: payload.by}}}
+    find: {path: "/books/{clientId}", items: [""]}
+    clientId: /name
+"""
+
+
+def test_kinds_that_adapters_declare_have_schemas_and_members_of_their_types(desk: Desk) -> None:
+    (desk.folder / "adapters.yaml").write_text(FURTHER_SCHEMA)
+    (desk.folder / "desk.yaml").write_text(FURTHER_MAPPING)
+    named = ("--adapters", "adapters.yaml")
+    assert desk.tell("command", "deployment.pause", "--schema").json["required"] == ["deploymentId"]
+    assert desk.tell("command", "book.move", "--schema", *named).json["required"] == ["by"]
+    assert desk.refusal("command", "book.move", "--schema", "--adapter", "paper", *named) == "not_found"
+    assert desk.refusal("command", "book.move", "--schema") == "not_found"
+    asked = ("command", "book.move", "--adapter", "desk", "--key", "k", "--no-wait", *named)
+    assert desk.refusal(*asked, "by=much") == "invalid_command"
+    left = desk.ask(*asked, "by=1.50", "to=7", code=4)
+    shown = desk.ask("commands", left["commandId"])
+    assert (shown["version"], shown["payload"]) == (3, {"by": "1.5", "to": 7})
+
+
+def test_a_server_tells_the_schemas_of_its_own_adapters() -> None:
+    with up() as server:
+        schema = server.do("command", "deployment.pause", "--schema")
+        assert schema.json["required"] == ["deploymentId"]
+        assert server.do("command", "deployment.sell", "--schema", "--json").code == 2
+        paused = server.do(
+            "command", "deployment.pause", "deploymentId=7", "--adapter", "paper", "--key", "k", "--json"
+        )
+        assert paused.json["error"]["code"] == "not_found", "a text where the schema wants one"
 
 
 # --- beside a server --------------------------------------------------------------------------------------------------
@@ -179,7 +229,7 @@ def test_every_verb_works_beside_a_server() -> None:
         assert ask("commands")["commands"][0]["key"] == 'k "1"'
         assert [one["status"] for one in ask("orders", "paper")["orders"]] == ["filled"]
         assert ask("portfolio", "paper")["positions"] == {"ACME": "2"}
-        assert ask("deployments", "paper") == {"deployments": []}
+        assert ask("deployments", "paper") == {"deployments": [], "unreadable": []}
         assert [one["name"] for one in ask("adapters")["adapters"]] == ["paper"]
         assert [one["status"] for one in ask("resources")["resources"]] == ["filled"]
         assert ask("switch", "trip", "--rationale", "hot")["switches"][0]["tripped"]

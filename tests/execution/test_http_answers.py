@@ -396,6 +396,12 @@ async def test_symbols_are_the_providers_there_and_ours_here(tmp_path: Path, cal
 REPORTS = """\
 commands:
   report.publish:
+    version: 1
+    schema:
+      type: object
+      properties: {text: {type: string}, more: {type: array}}
+      required: [text]
+      additionalProperties: false
     perform: {method: PUT, path: "/reports/{clientId}", body: {text: {from: payload.text}, all: {from: payload}}}
     find: {path: "/reports/{clientId}", items: [/report]}
     clientId: /name
@@ -416,7 +422,8 @@ async def test_a_further_kind_is_performed_and_found_again(tmp_path: Path, calls
 
     mapping = MAPPING + REPORTS.replace("payload}}}", f"payload}}}}{record}}}")
     async with spoken_to(tmp_path, answer, mapping) as (adapter, server):
-        assert adapter.capabilities.kinds == {"report.publish"}
+        kind = adapter.capabilities.kinds["report.publish"]
+        assert (kind.version, kind.opens, kind.target, kind.schema["required"]) == (1, True, None, ["text"])
         call, payload = calls.effect(), {"text": "up", "more": [1, None]}
         assert await adapter.find_performed(calls.read(), "report.publish", str(call.client_id)) is None
         outcome = await adapter.perform(call, "report.publish", payload)

@@ -56,6 +56,8 @@ commands:
     perform: {method: PUT, path: "/reports/{clientId}", body: {from: payload.text}}
     find: {path: "/reports/{clientId}", items: [""]}
     clientId: /name
+    version: 1
+    schema: {type: object, properties: {text: {type: string}}, required: [text]}
 """
 
 MISTAKES: list[tuple[str, str, str, str]] = [
@@ -100,6 +102,14 @@ MISTAKES: list[tuple[str, str, str, str]] = [
     ("orders:\n", FURTHER.replace("report.publish", "Report") + "orders:\n", "13:3", "`commands`"),
     ("orders:\n", FURTHER.replace("payload.", "payloads.") + "orders:\n", "14:70", "mean 'payload'?"),
     ("orders:\n", FURTHER.replace("{clientId}", "x", 1) + "orders:\n", "14:14", "pass on `clientId`"),
+    ("orders:\n", FURTHER.replace("report.publish", "order.plac") + "orders:\n", "13:3", "for 'order.place', misspelt"),
+    ("orders:\n", FURTHER.replace("    version: 1\n", "") + "orders:\n", "14:5", "lacks the field `version`"),
+    ("orders:\n", FURTHER.replace("version: 1", "version: 0") + "orders:\n", "17:14", "`version`"),
+    ("orders:\n", FURTHER.replace("required: [text]", "required: text") + "orders:\n", "18:74", "usable JSON Schema"),
+    ("orders:\n", FURTHER.replace("{type: object,", "{") + "orders:\n", "18:13", "its `type` is object"),
+    ("orders:\n", FURTHER + "    target: {order: id}\norders:\n", "19:13", "that 'id' is a text and required"),
+    ("orders:\n", FURTHER + "    decimals: [sum]\norders:\n", "19:15", "that 'sum' is a text"),
+    ("orders:\n", FURTHER + "    target: {run: id}\norders:\n", "19:14", "unknown field 'run'"),
     ("modes: [paper]", "modes: &m [paper]", "4:8", "an anchor (&m) is not allowed"),
     ("kind: HttpAdapter", "kind: HttpAdapter\nkind: HttpAdapter", "3:1", "stands twice"),
 ]  # fmt: skip
@@ -116,6 +126,14 @@ def test_what_is_valid_is_read() -> None:
     assert mapping.orders.begin.request.timeout_us == 10_000_000
     assert mapping.orders.get.absent == {404}
     assert mapping.orders.list.absent == frozenset()
+
+
+def test_a_further_kind_is_declared_with_all_that_the_command_layer_asks_of_one() -> None:
+    declared = FURTHER + "    opens: false\n    target: {order: text}\n    decimals: [text]\n"
+    (kind,) = (one.kind for one in read(VALID.replace("orders:\n", declared + "orders:\n")).commands.values())
+    assert (kind.name, kind.version, kind.needs_key) == ("report.publish", 1, True)
+    assert (kind.opens, kind.resource, kind.target, kind.decimals) == (False, "order", "text", ("text",))
+    assert kind.schema["properties"] == {"text": {"type": "string"}}
 
 
 def test_the_example_is_valid() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -12,7 +13,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from sovrun.cli.command_access import Concluded, UnderWay, perform
 from sovrun.cli.options import (
     Adapters,
     AsJson,
@@ -28,13 +28,20 @@ from sovrun.cli.output import Exit, complete, out, print_json, visible
 from sovrun.cli.runs import find_run
 from sovrun.core.canonical import parse
 from sovrun.core.commands.journal import UNRESOLVED, Command, CommandId, CommandState
-from sovrun.core.commands.model import KINDS, PAYLOAD_MAX
-from sovrun.core.errors import InvalidCommand, InvalidSetting, NotFound
+from sovrun.core.commands.model import PAYLOAD_MAX
+from sovrun.core.errors import (
+    AdapterUnavailable,
+    InvalidCommand,
+    InvalidSetting,
+    NotFound,
+    StoreUnavailable,
+)
 from sovrun.core.ids import Tenant, run_id
 from sovrun.core.times import time_text
 from sovrun.engine.command_desk import CommandDesk, Verdict
 from sovrun.engine.command_views import command_json, whole_command_json
 from sovrun.execution.layer import CommandRequest
+from sovrun.reach import Concluded, UnderWay, open_access, schema_of
 from sovrun.store.protocol import Reads
 from sovrun.wiring import StoreAddress, local_actor, open_desk, open_reader, read_bounded
 
@@ -89,35 +96,38 @@ def command(  # noqa: PLR0913 -- one parameter per option of the command
     as_json: AsJson = False,
 ) -> None:
     """Perform one effect outside, at most once under its key, and print the recorded answer."""
+    whose, address = tenant_of(tenant), StoreAddress.parse(store)
     if schema:
-        print_json(_schema_of(kind))
+        print_json(complete(schema_of(address, whose, kind, adapter=adapter, adapters=adapters)))
         return
     if adapter is None:
         raise InvalidSetting(
             "a command goes to an adapter", hint="name one: --adapter paper; `sovrun adapters` lists them"
         )
-    whose, address = tenant_of(tenant), StoreAddress.parse(store)
-    request = CommandRequest(
-        *(whose, kind, adapter, payload_of(kind, members or (), payload), local_actor(), mode), key=key
-    )
     wait_us = 0 if no_wait else duration_of(wait, "--wait")
-    answer = complete(perform(address, request, wait_us=wait_us, adapters=adapters))
-    raise typer.Exit(_show(answer, address, whose, as_json=as_json))
+
+    async def job() -> Concluded | UnderWay:
+        properties: Mapping[str, Any] = {}
+        if members:
+            # What is wrong is told when it is performed.
+            with suppress(NotFound, InvalidCommand, AdapterUnavailable, StoreUnavailable):
+                declared = await schema_of(address, whose, kind, adapter=adapter, adapters=adapters)
+                properties = declared.get("properties", {})
+        asked = payload_of(kind, members or (), payload, properties)
+        request = CommandRequest(*(whose, kind, adapter, asked, local_actor(), mode), key=key)
+        async with open_access(address, whose, adapters) as access:
+            return await access.perform(request, wait_us=wait_us)
+
+    raise typer.Exit(_show(complete(job()), address, whose, as_json=as_json))
 
 
-def _schema_of(kind: str) -> dict[str, Any]:
-    if kind not in KINDS:
-        raise InvalidCommand(
-            f"there is no published schema of {kind!r:.80}",
-            hint=f"there are {', '.join(sorted(KINDS))}",
-            kind=kind,
-        )
-    return dict(KINDS[kind].schema)
-
-
-def payload_of(kind: str, members: Sequence[str], file: Path | None) -> dict[str, Any]:
+def payload_of(
+    kind: str, members: Sequence[str], file: Path | None, properties: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the payload that the arguments give; single members win over those of the file.
 
+    Args:
+        properties: of the kind's schema: what is declared as a text is one.
     Raises: InvalidSetting, InvalidValue, InvalidCommand, FileUnavailable.
     """
     given: dict[str, Any] = {}
@@ -129,9 +139,14 @@ def payload_of(kind: str, members: Sequence[str], file: Path | None) -> dict[str
         if not isinstance(value, dict):
             raise InvalidCommand(f"{file}: a payload is a JSON object, not {type(value).__name__}", kind=kind)
         given.update(value)
-    properties: Mapping[str, Any] = KINDS[kind].schema["properties"] if kind in KINDS else {}
+    told: set[str] = set()
     for member in members:
         name, text = pair_of(member, "the member")
+        if name in told:
+            raise InvalidSetting(
+                f"the member {name!r:.80} is given twice", hint="say once what it is; nothing was sent"
+            )
+        told.add(name)
         given[name] = value_of(text, properties.get(name, {}))
     return given
 
@@ -300,7 +315,11 @@ def resolve(  # noqa: PLR0913 -- one parameter per option of the command
     ] = False,
     resource: Annotated[
         str | None,
-        typer.Option("--resource", metavar="ID", help="Of what was confirmed: the provider's id of it."),
+        typer.Option(
+            "--resource",
+            metavar="ID",
+            help="Of what was confirmed: the provider's id of it. Required for what makes an order or a deployment.",
+        ),
     ] = None,
     store: StoreUrl = None,
     tenant: TenantName = "default",

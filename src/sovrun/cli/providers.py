@@ -14,7 +14,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from sovrun.cli.command_access import compare, is_listened_to, local_adapters
 from sovrun.cli.options import Adapters, AsJson, StoreUrl, TenantName, tenant_of
 from sovrun.cli.output import Exit, complete, err, out, print_json, visible
 from sovrun.core.errors import ProviderUnavailable
@@ -22,7 +21,8 @@ from sovrun.core.ids import Tenant
 from sovrun.engine.command_views import adapter_json, drift_json, recorded_json
 from sovrun.execution.adapter_set import AdapterSet
 from sovrun.execution.port import AdapterReads, Call, OutcomeUnknown
-from sovrun.execution.sightings import portfolio_json, resource_json
+from sovrun.execution.sightings import listing_json, portfolio_json
+from sovrun.reach import compare, is_listened_to, local_adapters
 from sovrun.stores.remote.rest import RestClient
 from sovrun.wiring import StoreAddress, local_actor, open_reader, socket_of
 
@@ -163,7 +163,7 @@ def _list(
     async def look(known: AdapterSet) -> dict[str, Any]:
         reads, call = known.reads(tenant, adapter), Call(tenant, local_actor())
         found = await (reads.list_orders(call) if what == "orders" else reads.list_deployments(call))
-        return {what: [resource_json(one) for one in found]}
+        return listing_json(what, found)
 
     shown = complete(shown_by(address, tenant, file, f"/adapters/{quote(adapter, safe='')}/{what}", look))
     if as_json:
@@ -173,6 +173,9 @@ def _list(
     for one in shown[what]:
         table.add_row(*(escape(visible(str(one[name] if one[name] is not None else ""))) for name in columns))
     out.print(table)
+    for one in shown["unreadable"]:
+        name = "one without an id" if one["id"] is None else one["id"]
+        err.print(f"{one['type']} {visible(name)} cannot be read: {visible(one['message'])}", markup=False)
 
 
 def portfolio(

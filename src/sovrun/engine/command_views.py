@@ -14,6 +14,7 @@ from sovrun.core.ids import Digest, Tenant
 from sovrun.core.times import time_text
 from sovrun.engine.command_desk import EVERYBODY
 from sovrun.execution.drift import Comparison
+from sovrun.execution.kinds import Declared
 from sovrun.execution.port import AdapterReads
 from sovrun.store.journal import Drift, Resource
 from sovrun.store.protocol import Reads
@@ -95,6 +96,21 @@ def adapter_json(adapter: AdapterReads) -> dict[str, Any]:
         "symbols": None if known.symbols is None else sorted(known.symbols),
         "processingDeadlineSeconds": known.processing_deadline_us / 1_000_000,
         "absenceIsConclusive": known.absence_is_conclusive,
+    }
+
+
+def kind_json(declared: Declared) -> dict[str, Any]:
+    """Return a kind of commands with the adapters that take it."""
+    kind = declared.kind
+    return {
+        "kind": kind.name,
+        "version": kind.version,
+        "needsKey": kind.needs_key,
+        "opens": kind.opens,
+        "target": None if kind.target is None else {kind.resource: kind.target},
+        "decimals": list(kind.decimals),
+        "adapters": list(declared.adapters),
+        "schema": dict(kind.schema),
     }
 
 

@@ -1,7 +1,7 @@
 """The adapters of an installation: which there are, for whom, and that others than the command layer only read.
 
-Owns: `AdapterSet`, `ReadsOnly`, the opening of adapters by their settings. `effects_of` is for `execution.layer` alone:
-an import contract and a test see to it.
+Owns: `AdapterSet`, `ReadsOnly`, the opening of adapters by their settings: ours, and those that installed
+distributions declare. `effects_of` is for `execution.layer` alone: an import contract and a test see to it.
 """
 
 from __future__ import annotations
@@ -9,17 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from inspect import isfunction
 from pathlib import Path
 from typing import Any, Final, cast
 
-from sovrun.core.errors import AdapterUnavailable, InvalidSetting
+from sovrun.core.commands.kinds import kind_faults
+from sovrun.core.commands.model import CommandKind
+from sovrun.core.errors import AdapterUnavailable, InvalidSetting, SovrunError
 from sovrun.core.ids import Tenant, require_name
 from sovrun.core.spec.document import read_any
 from sovrun.core.spec.findings import UnreadableError
-from sovrun.execution.port import AdapterReads, ExecutionAdapter, Ledger
+from sovrun.execution.port import AdapterReads, Capabilities, ExecutionAdapter, Ledger
 from sovrun.ports import Clock
 
 FILE_MAX: Final = 1 << 20
+PLUGINS: Final = "sovrun.adapters"
+"""The group of entry points by which installed distributions declare kinds of adapters."""
 PAPER_ALONE: Final[Mapping[str, Any]] = {"paper": {"kind": "paper"}}
 """What there is without any configuration."""
 
@@ -32,6 +38,11 @@ _READS: Final = (
     "find_deployment",
     "find_order",
     "quote",
+)
+
+
+_EFFECTS: Final = tuple(
+    verb for verb, one in vars(ExecutionAdapter).items() if isfunction(one) and not verb.startswith("_")
 )
 
 
@@ -67,15 +78,15 @@ class AdapterSet:
             require_name(name, "adapter")
             if not isinstance(of_one, Mapping) or not isinstance(of_one.get("kind"), str):
                 raise InvalidSetting(
-                    f"adapter {name}: it needs a `kind`", hint=f"kinds are {', '.join(sorted(_OPENERS))}"
+                    f"adapter {name}: it needs a `kind`", hint=f"kinds are {', '.join(_kinds())}"
                 )
             own = {key: value for key, value in of_one.items() if key not in ("kind", "tenants")}
             opener = _OPENERS.get(of_one["kind"])
             if opener is None:
-                near = get_close_matches(of_one["kind"], _OPENERS, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"kinds are {', '.join(sorted(_OPENERS))}"
-                raise InvalidSetting(f"adapter {name}: there is no kind {of_one['kind']!r:.80}", hint=hint)
-            adapter = opener(name, own, ledger, clock)
+                adapter = _plugged_in(name, _plugin(name, of_one["kind"]), own, ledger, clock)
+            else:
+                adapter = opener(name, own, ledger, clock)
+            _require_usable(name, adapter)
             opened._adapters[name] = _Configured(adapter, _tenants(name, of_one.get("tenants")))
         return opened
 
@@ -110,6 +121,63 @@ def _adapter(adapters: AdapterSet, tenant: Tenant, name: str) -> ExecutionAdapte
             f"tenant {tenant} has no adapter {name!r:.80}", hint=f"configured are: {known}", adapter=name
         )
     return found.adapter
+
+
+def _kinds() -> list[str]:
+    return sorted({*_OPENERS, *(one.name for one in entry_points(group=PLUGINS))})
+
+
+def _plugin(name: str, kind: str) -> EntryPoint:
+    """Return the entry point of a kind that is none of ours. Raises: InvalidSetting."""
+    found = sorted(entry_points(group=PLUGINS, name=kind), key=lambda one: one.value)
+    if len({one.value for one in found}) > 1:
+        raise InvalidSetting(
+            f"adapter {name}: several distributions declare the kind {kind!r:.80}: "
+            + ", ".join(f"{one.value} of {one.dist.name if one.dist else '?'}" for one in found),
+            hint="uninstall all but one of them",
+        )
+    if not found:
+        near = get_close_matches(kind, _kinds(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"kinds are {', '.join(_kinds())}"
+        raise InvalidSetting(f"adapter {name}: there is no kind {kind!r:.80}", hint=hint)
+    return found[0]
+
+
+def _plugged_in(
+    name: str, plugin: EntryPoint, settings: Mapping[str, Any], ledger: Ledger, clock: Clock
+) -> ExecutionAdapter:
+    """Return the adapter that a plug-in opens. Raises: InvalidSetting, whatever it does wrong."""
+    try:
+        opened = plugin.load()(name, settings, ledger=ledger, clock=clock)
+    except SovrunError:
+        raise
+    except Exception as error:
+        raise InvalidSetting(
+            f"adapter {name}: {plugin.value} cannot open it: {type(error).__name__}: {error!s:.500}",
+            hint=f"it is called as open(name, settings, *, ledger, clock); see {PLUGINS} in the guide",
+        ) from error
+    lacking = sorted(verb for verb in (*_READS, *_EFFECTS) if not callable(getattr(opened, verb, None)))
+    lacking += ["name"] * (getattr(opened, "name", None) != name)
+    lacking += ["capabilities"] * (not isinstance(getattr(opened, "capabilities", None), Capabilities))
+    if lacking:
+        what = ", ".join(lacking)
+        raise InvalidSetting(f"adapter {name}: what {plugin.value} opens is no adapter: it lacks {what}")
+    return cast("ExecutionAdapter", opened)
+
+
+def _require_usable(name: str, adapter: AdapterReads) -> None:
+    """Refuse an adapter that declares a kind of command that could not be asked for. Raises: InvalidSetting."""
+    kinds: object = adapter.capabilities.kinds
+    if not isinstance(kinds, Mapping) or not all(isinstance(kind, CommandKind) for kind in kinds.values()):
+        raise InvalidSetting(f"adapter {name}: its `capabilities.kinds` is no map of kinds by name")
+    for called, kind in kinds.items():
+        faults = [
+            f"{fault.message} ({fault.hint})" if fault.hint else fault.message for fault in kind_faults(kind)
+        ]
+        if called != kind.name:
+            faults.append(f"it is declared as {called!r:.80}")
+        if faults:
+            raise InvalidSetting(f"adapter {name}: the kind {kind.name!r:.80}: {'; '.join(faults)}")
 
 
 def _tenants(name: str, value: Any) -> frozenset[Tenant] | None:

@@ -13,10 +13,10 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
-from sovrun.core.commands.model import CancelOrder, CreateDeployment, PlaceOrder, StopDeployment
+from sovrun.core.commands.model import CancelOrder, CommandKind, CreateDeployment, PlaceOrder, StopDeployment
 from sovrun.core.ids import Actor, Tenant
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 
 class DeploymentStatus(StrEnum):
@@ -206,7 +206,7 @@ class Capabilities:
             "not found" means nothing.
         absence_is_conclusive: a client id that is not found after the deadline was certainly not executed. False where
             the provider forgets ids, so that a person must decide.
-        kinds: names of further kinds of commands that `perform` knows.
+        kinds: further kinds of commands that `perform` knows, by name. None may be called as one of ours.
         symbols: the only ones that can be traded; None where they are not known beforehand.
     """
 
@@ -214,7 +214,7 @@ class Capabilities:
     modes: frozenset[str]
     processing_deadline_us: int
     absence_is_conclusive: bool
-    kinds: frozenset[str] = frozenset()
+    kinds: Mapping[str, CommandKind] = field(default_factory=dict)
     symbols: frozenset[str] | None = None
 
 

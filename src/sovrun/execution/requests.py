@@ -6,13 +6,15 @@ Owns: `CommandRequest`, `Prepared`, `Requests`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 from sovrun.core.canonical import canonical, decode, sha256_hex
 from sovrun.core.commands.gates import EXACT
-from sovrun.core.commands.journal import Command, Intention
+from sovrun.core.commands.journal import Command, Intention, command_id
+from sovrun.core.commands.kinds import undeclared
 from sovrun.core.commands.model import (
     KINDS,
     PAYLOAD_MAX,
@@ -25,6 +27,7 @@ from sovrun.core.commands.model import (
     typed_payload,
 )
 from sovrun.core.errors import (
+    AdapterUnavailable,
     IdempotencyKeyRequired,
     InvalidCommand,
     NotFound,
@@ -83,15 +86,24 @@ class Requests:
         No adapter is asked: a repeat has its answer also when the adapter is gone, or takes such commands no more.
         Raises: InvalidCommand, InvalidIdentifier, PayloadTooLarge; IdempotencyKeyConflict when it was another request.
         """
-        kind = KINDS.get(request.kind) or _further_kind(request.kind)
-        if request.key is None or kind is None:
+        if request.key is None or not is_kind_name(request.kind):
             return None
-        intention = _shaped(request, kind, request.key).intention
+        name = command_id(request.tenant, request.kind, idempotency_key(request.key))
         try:
-            await self._store.command(request.tenant, intention.id)
+            recorded = await self._store.command(request.tenant, name)
         except NotFound:
             return None
-        return (await self._store.intend(intention)).command
+        kind = self._kind_then(request, recorded.intention.version)
+        return (await self._store.intend(_shaped(request, kind, request.key).intention)).command
+
+    def _kind_then(self, request: CommandRequest, version: int) -> CommandKind:
+        """Return the kind of a command that was recorded; its adapter may be gone, or declare another version by now."""
+        known = KINDS.get(request.kind)
+        if known is None:
+            with suppress(AdapterUnavailable):
+                reads = self._adapters.reads(request.tenant, request.adapter)
+                known = reads.capabilities.kinds.get(request.kind)
+        return known if known and known.version == version else undeclared(request.kind, version)
 
     async def prepare(self, request: CommandRequest) -> Prepared:
         """See `CommandLayer.prepare`."""
@@ -179,20 +191,13 @@ def _shaped(request: CommandRequest, kind: CommandKind, key: str) -> Prepared:
     return Prepared(intention, Payload(digest, body))
 
 
-def _further_kind(name: str) -> CommandKind | None:
-    """Return a kind that is none of ours as adapters may know it, None when nothing can be called so."""
-    if not is_kind_name(name):
-        return None
-    return CommandKind(name, 1, {"type": "object"}, needs_key=True, opens=True, resource=None)
-
-
 def _kind_of(name: str, reads: AdapterReads) -> CommandKind:
     """Return a kind that the adapter takes. Raises: InvalidCommand."""
     known = KINDS.get(name)
     if known is not None and known.resource in reads.capabilities.resources:
         return known
-    further = _further_kind(name)
-    if known is None and further is not None and name in reads.capabilities.kinds:
+    further = reads.capabilities.kinds.get(name)
+    if known is None and further is not None:
         return further
     takes = [kind.name for kind in KINDS.values() if kind.resource in reads.capabilities.resources]
     raise InvalidCommand(

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sovrun.core.canonical import parse
 from sovrun.core.commands.gates import AdapterLimits
 from sovrun.core.commands.journal import UNRESOLVED, CommandId, CommandState
-from sovrun.core.commands.model import KINDS
-from sovrun.core.errors import IdempotencyKeyInFlight, NotFound, ProviderUnavailable
+from sovrun.core.errors import IdempotencyKeyInFlight, ProviderUnavailable
 from sovrun.core.ids import run_id
 from sovrun.engine.command_desk import CommandDesk, Verdict
 from sovrun.engine.command_views import (
@@ -23,14 +22,16 @@ from sovrun.engine.command_views import (
     command_json,
     comparison_json,
     drift_json,
+    kind_json,
     recorded_json,
     switch_json,
     whole_command_json,
 )
 from sovrun.execution.drift import DriftWatch
+from sovrun.execution.kinds import kind_named, kinds_of
 from sovrun.execution.layer import Answered, CommandLayer, CommandRequest
 from sovrun.execution.port import Call, OutcomeUnknown
-from sovrun.execution.sightings import portfolio_json, resource_json
+from sovrun.execution.sightings import listing_json, portfolio_json
 from sovrun.service.callers import actor_of, tenant_of
 from sovrun.service.idempotency import key_of
 from sovrun.store.protocol import Store
@@ -213,12 +214,17 @@ def _add_guards(parts: _Parts) -> None:
 def _add_reads(parts: _Parts) -> None:
     router, store, adapters = parts.router, parts.store, parts.layer.adapters
 
+    @router.get("/command-kinds")
+    async def kinds(request: Request) -> dict[str, Any]:
+        """List the kinds of commands that the tenant can ask for, each with the adapters that take it."""
+        return {"kinds": [kind_json(one) for one in kinds_of(adapters, tenant_of(request))]}
+
     @router.get("/command-kinds/{kind}")
-    async def schema(kind: str) -> dict[str, Any]:
+    async def schema(
+        kind: str, request: Request, adapter: Annotated[str | None, Query(max_length=200)] = None
+    ) -> dict[str, Any]:
         """Return the JSON Schema of a kind's payload."""
-        if kind not in KINDS:
-            raise NotFound(f"no kind {kind[:80]!r}", hint=f"there are {', '.join(sorted(KINDS))}")
-        return dict(KINDS[kind].schema)
+        return dict(kind_named(adapters, tenant_of(request), kind, adapter).schema)
 
     @router.get("/adapters")
     async def all_adapters(request: Request) -> dict[str, Any]:
@@ -232,7 +238,7 @@ def _add_reads(parts: _Parts) -> None:
         tenant = tenant_of(request)
         call = Call(tenant, actor_of(request))
         found = await answered(adapters.reads(tenant, adapter).list_orders(call), adapter)
-        return {"orders": [resource_json(order) for order in found]}
+        return listing_json("orders", found)
 
     @router.get("/adapters/{adapter}/deployments")
     async def deployments(adapter: str, request: Request) -> dict[str, Any]:
@@ -240,7 +246,7 @@ def _add_reads(parts: _Parts) -> None:
         tenant = tenant_of(request)
         call = Call(tenant, actor_of(request))
         found = await answered(adapters.reads(tenant, adapter).list_deployments(call), adapter)
-        return {"deployments": [resource_json(deployment) for deployment in found]}
+        return listing_json("deployments", found)
 
     @router.get("/adapters/{adapter}/portfolio")
     async def portfolio(adapter: str, request: Request) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from decimal import Decimal
 from random import Random
 from typing import Any, Final
 
+from sovrun.core.commands.kinds import undeclared
 from sovrun.core.commands.model import (
     CancelOrder,
     CreateDeployment,
@@ -46,7 +47,7 @@ def capabilities_of(profile: Profile) -> Capabilities:
         frozenset({"paper"}),
         profile.deadline_us,
         absence_is_conclusive=not profile.forgets,
-        kinds=frozenset({FURTHER_KIND}),
+        kinds={FURTHER_KIND: undeclared(FURTHER_KIND, 1)},
     )
 
 

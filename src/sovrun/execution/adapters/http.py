@@ -113,7 +113,7 @@ class HttpAdapter:
             modes=mapping.modes,
             processing_deadline_us=mapping.processing_deadline_us,
             absence_is_conclusive=mapping.absence_is_conclusive,
-            kinds=frozenset(mapping.commands),
+            kinds={name: further.kind for name, further in mapping.commands.items()},
         )
 
     async def close(self) -> None:

@@ -20,14 +20,14 @@ from urllib.parse import urlsplit
 
 from jsonschema_rs import Draft202012Validator, ValidationError
 
-from sovrun.core.commands.model import KINDS
+from sovrun.core.commands.kinds import kind_faults
 from sovrun.core.errors import InvalidSetting, Mistake
 from sovrun.core.jsontext import Path
 from sovrun.core.spec.document import placed, read_any
 from sovrun.core.spec.findings import Finding, Suggester, UnreadableError, kind_of, quoted, subject
 from sovrun.core.spec.schemas import compile_schema
 from sovrun.core.spec.units import duration_us
-from sovrun.execution.adapters.http_mapping import HttpMapping, mapping_of, passes
+from sovrun.execution.adapters.http_mapping import HttpMapping, further_kind, mapping_of, passes
 from sovrun.execution.adapters.http_values import FORMS
 
 SHOWN_MAX: Final = 20
@@ -326,9 +326,8 @@ def _effect_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
             symbol = ("symbol",) if name == "place" and "symbols" not in value else ()
             effects.append(((resource, name), effect, (*needed, *symbol)))
     for name, further in value.get("commands", {}).items():
-        if name in KINDS:
-            message = f"{quoted(name)} is no further kind; it belongs to `orders` or `deployments`"
-            yield Finding("bad_value", message, ("commands", name), at_key=True)
+        for fault in kind_faults(further_kind(name, further)):
+            yield fault._replace(path=("commands", name, *fault.path))
         effects.append((("commands", name, "perform"), further["perform"], ("clientId",)))
     for path, effect, needed in effects:
         yield from _rule_findings(effect, path)

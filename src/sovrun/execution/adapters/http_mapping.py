@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sovrun.core.commands.model import CommandKind
 from sovrun.core.spec.units import duration_us
 from sovrun.execution.adapters.http_values import Numbers, Pointer, pointer, referred
 
@@ -117,8 +118,13 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Further:
-    """A further kind of command: how it is performed, and where what came of it is found; its record has a client id."""
+    """A further kind of command: what it asks for, how it is performed, where what came of it is found.
 
+    Args:
+        record: has a client id.
+    """
+
+    kind: CommandKind
     perform: Effect
     find: Read
     record: Record
@@ -184,7 +190,7 @@ def mapping_of(document: Mapping[str, Any]) -> HttpMapping:
         errors=_errors(document),
         orders=None if orders is None else _resource(orders, "place", "cancel", answer_us),
         deployments=None if deployments is None else _resource(deployments, "create", "stop", answer_us),
-        commands={name: _further(one, answer_us) for name, one in document.get("commands", {}).items()},
+        commands={name: _further(name, one, answer_us) for name, one in document.get("commands", {}).items()},
         portfolio=None
         if portfolio is None
         else (
@@ -220,9 +226,23 @@ def _resource(value: Mapping[str, Any], begin: str, end: str, answer_us: int) ->
     )
 
 
-def _further(value: Mapping[str, Any], answer_us: int) -> Further:
+def further_kind(name: str, value: Mapping[str, Any]) -> CommandKind:
+    """Return the kind of command that a mapping declares; whether it is usable is not said."""
+    resource, target = next(iter(value.get("target", {}).items()), (None, None))
+    return CommandKind(
+        *(name, value["version"], value["schema"]),
+        needs_key=True,
+        opens=value.get("opens", True),
+        resource=resource,
+        target=target,
+        decimals=tuple(value.get("decimals", ())),
+    )
+
+
+def _further(name: str, value: Mapping[str, Any], answer_us: int) -> Further:
     record = Record({"clientId": pick_of(value["clientId"])}, value.get("owner"), {})
-    return Further(_effect(value["perform"], answer_us), _read(value["find"], answer_us), record)
+    kind = further_kind(name, value)
+    return Further(kind, _effect(value["perform"], answer_us), _read(value["find"], answer_us), record)
 
 
 def _fills(value: Mapping[str, Any], answer_us: int) -> Fills:

@@ -20,7 +20,7 @@ from sovrun.core.errors import SovrunError
 from sovrun.core.ids import Tenant
 from sovrun.execution.adapters import paper_rules
 from sovrun.execution.adapters.paper_account import Account, Entry
-from sovrun.execution.adapters.paper_rules import MOVES, Decision
+from sovrun.execution.adapters.paper_rules import FURTHER, Decision
 from sovrun.execution.adapters.paper_settings import PaperSettings, paper_settings
 from sovrun.execution.port import (
     Call,
@@ -42,7 +42,7 @@ CAPABILITIES: Final = Capabilities(
     modes=frozenset({MODE}),
     processing_deadline_us=1_000_000,
     absence_is_conclusive=True,
-    kinds=frozenset(MOVES),
+    kinds=FURTHER,
 )
 """A client id is remembered for ever. The deadline is for a write that was given up while the store was at it; even a
 re-send before it has one effect, because both would take the same place in the ledger."""

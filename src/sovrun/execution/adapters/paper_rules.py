@@ -11,7 +11,9 @@ from decimal import Decimal, localcontext
 from typing import Any, Final, TypeAlias
 
 from sovrun.core.commands.model import (
+    IDENTIFIED,
     CancelOrder,
+    CommandKind,
     CreateDeployment,
     PlaceOrder,
     StopDeployment,
@@ -28,6 +30,30 @@ PAUSE: Final = "deployment.pause"
 RESUME: Final = "deployment.resume"
 MOVES: Final[Mapping[str, tuple[str, str]]] = {PAUSE: ("running", "paused"), RESUME: ("paused", "running")}
 """Kinds of commands that only this provider knows: from which status to which."""
+FURTHER: Final[Mapping[str, CommandKind]] = {
+    name: CommandKind(
+        name,
+        1,
+        {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$id": f"https://sovrun.dev/schemas/commands/paper/{name}-1.json",
+            "title": title,
+            "type": "object",
+            "properties": {"deploymentId": IDENTIFIED},
+            "required": ["deploymentId"],
+            "additionalProperties": False,
+        },
+        needs_key=True,
+        opens=opens,
+        resource="deployment",
+        target="deploymentId",
+    )
+    for name, title, opens in (
+        (PAUSE, "Pause a deployment", False),
+        (RESUME, "Let a paused deployment run again", True),
+    )
+}
+"""What they ask for. A pause only damps, so no gate is in its way; what runs again may trade again."""
 
 _DIGITS_MAX: Final = 18
 
@@ -160,7 +186,7 @@ def stop(account: Account, call: Call, asked: StopDeployment) -> Decision:
 
 
 def perform(account: Account, call: Call, kind: str, payload: Mapping[str, Any]) -> Decision:
-    """Decide on a pause of a deployment, or on its end."""
+    """Decide on a pause of a deployment, or on its resumption."""
     if kind not in MOVES:
         return Rejected("unknown_kind", f"there is no {kind} here; known are {', '.join(MOVES)}")
     if set(payload) != {"deploymentId"}:

@@ -115,7 +115,7 @@ def test_every_route_is_on_the_page_and_none_that_does_not_exist(tmp_path: Path)
         for path, methods in app.openapi()["paths"].items()
         for method in map(str.upper, methods)
     }
-    told = set(re.findall(r"^\| `((?:GET|POST|PUT) [^`?]+)[^`]*` \|", REST, re.MULTILINE))
+    told = set(re.findall(r"^\| `((?:GET|POST|PUT|PATCH) [^`?]+)[^`]*` \|", REST, re.MULTILINE))
     assert told == routes
 
 

@@ -218,6 +218,9 @@ async def test_the_description_is_openapi_3_1_and_names_every_route(server: Serv
         "/api/v1/runs/{run}",
         "/api/v1/waits",
         "/api/v1/queue",
+        "/api/v1/dags",
+        "/api/v1/limits",
+        "/api/v1/dags/{dag}/limits",
         "/api/v1/engine/{verb}",
     } <= set(described["paths"])
 

@@ -26,7 +26,7 @@ from sovrun.cli.options import (
     same_store,
     tenant_of,
 )
-from sovrun.cli.output import STYLE, Exit, complete, err, out, print_json
+from sovrun.cli.output import STYLE, Exit, complete, err, out, print_json, print_unresolved
 from sovrun.cli.progress import follow
 from sovrun.cli.running import announce, finish
 from sovrun.cli.runs import find_run
@@ -38,7 +38,7 @@ from sovrun.core.lanes import LIMIT_MAX, WEIGHT_MAX, Bound, Governed, Limits, Li
 from sovrun.core.times import time_text
 from sovrun.engine.desk import Desk
 from sovrun.engine.queues import TenantQueue, queue_of
-from sovrun.engine.views import limits_json, run_summary, tenant_queue_json
+from sovrun.engine.views import governed_json, run_summary, tenant_queue_json
 from sovrun.store.protocol import Acted, Governance, Reads, RunRecord, Submitted
 from sovrun.wiring import StoreAddress, local_actor, open_desk, open_engine, open_reader
 
@@ -70,16 +70,19 @@ def cancel(
     """End a run now, whatever it is doing; the same request again changes nothing."""
     whose, why = tenant_of(tenant), note_of(note)
 
-    async def job() -> tuple[ids.RunId, Acted]:
+    async def job() -> tuple[ids.RunId, Acted, int]:
         async with open_desk(StoreAddress.parse(store)) as opened:
-            return await ask_cancel(opened.desk, opened.store, whose, run, why)
+            found, acted = await ask_cancel(opened.desk, opened.store, whose, run, why)
+            return found, acted, await opened.store.unresolved(whose, found)
 
-    found, acted = complete(job())
+    found, acted, unresolved = complete(job())
     if as_json:
-        print_json({"runId": found, "changed": acted.changed, "status": str(acted.state)})
+        shown = {"runId": found, "changed": acted.changed, "status": str(acted.state)}
+        print_json({**shown, "effectsUnresolved": unresolved})
     else:
         already = "" if acted.changed else " (already so)"
         out.print(f"run {found} is [{STYLE[acted.state]}]{acted.state}[/]{already}")
+        print_unresolved(unresolved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,14 +285,7 @@ def _govern(
 
     governed = complete(job())
     if as_json:
-        print_json(
-            {
-                "tenant": whose,
-                "dagId": dag,
-                "limits": limits_json(governed.limits),
-                "changed": governed.changed,
-            }
-        )
+        print_json({**governed_json(whose, dag, governed.limits), "changed": governed.changed})
     else:
         what = f"tenant {whose}" if dag is None else f"DAG {dag} of tenant {whose}"
         already = "" if governed.changed else " (already so)"

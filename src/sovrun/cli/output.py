@@ -33,7 +33,7 @@ from sovrun.core.lifecycle import State
 from sovrun.core.plan import Plan
 from sovrun.core.step import Step
 from sovrun.core.times import time_text
-from sovrun.engine.views import is_reused
+from sovrun.engine.views import is_reused, mistakes_json
 
 Result = TypeVar("Result")
 
@@ -99,6 +99,12 @@ def complete(work: Coroutine[Any, Any, Result]) -> Result:
         raise typer.Exit(128 + signal.SIGINT) from None
 
 
+def print_unresolved(effects: int) -> None:
+    """Say how many effects of a run nobody knows the outcome of, when there are any."""
+    if effects:
+        out.print(f"[yellow]effects unresolved: {effects}[/]; `sovrun commands --unknown` shows them")
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -144,17 +150,7 @@ def error_json(error: SovrunError) -> dict[str, Any]:
         "facts": error.facts,
     }
     if isinstance(error, InvalidSpec):
-        shown["mistakes"] = [
-            {
-                "code": mistake.code,
-                "message": mistake.message,
-                "path": list(mistake.path),
-                "line": mistake.line,
-                "column": mistake.column,
-                "hint": mistake.hint,
-            }
-            for mistake in error.mistakes
-        ]
+        shown["mistakes"] = mistakes_json(error)
     return shown
 
 

@@ -1,6 +1,6 @@
 """Runs and steps as the objects that programs see, the same at every face.
 
-Owns: the published members of a run, of a step, of a wait, of a queue and of what an operator allows.
+Owns: the published members of a run, of a step, of a wait, of a queue, of what an operator allows and of a document's mistakes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sovrun.core.canonical import decode
+from sovrun.core.errors import InvalidSpec
 from sovrun.core.ids import Tenant
 from sovrun.core.lanes import Limits
 from sovrun.core.lifecycle import Reason, State
@@ -142,6 +143,26 @@ def limits_json(limits: Limits) -> dict[str, Any]:
         "stepsMax": limits.steps_max,
         "weight": limits.weight,
     }
+
+
+def governed_json(tenant: Tenant, dag: str | None, limits: Limits) -> dict[str, Any]:
+    """Return what is allowed to a DAG, or to the tenant, as the object that programs see."""
+    return {"tenant": tenant, "dagId": dag, "limits": limits_json(limits)}
+
+
+def mistakes_json(error: InvalidSpec) -> list[dict[str, Any]]:
+    """Return the mistakes of a document as the objects that programs see."""
+    return [
+        {
+            "code": mistake.code,
+            "message": mistake.message,
+            "path": list(mistake.path),
+            "line": mistake.line,
+            "column": mistake.column,
+            "hint": mistake.hint,
+        }
+        for mistake in error.mistakes
+    ]
 
 
 def _time(instant_us: int | None) -> str | None:

@@ -15,14 +15,19 @@ from sovrun.core.errors import IdempotencyKeyInFlight, SovrunError
 from sovrun.execution.drift import DriftWatch
 from sovrun.execution.layer import CommandLayer
 from sovrun.ports import Files, Identity
-from sovrun.service import commands, logs, resources, verbs
+from sovrun.service import commands, dags, logs, resources, verbs
 from sovrun.service.problems import ERROR_PAGES, STATUS, problem_of
 from sovrun.store.protocol import Store
 
 PROBLEM: Final = "application/problem+json"
 BODY_MAX: Final = 64 << 20
 """Bytes that a request may have."""
-HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
+HTTP_CODES: Final = {
+    400: "malformed_request",  # a body that the framework cannot read as text
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+}
 
 
 def create_app(
@@ -43,6 +48,7 @@ def create_app(
     app = FastAPI(title="Sovrun", version=__version__, docs_url=None, redoc_url=None)
     app.include_router(verbs.router_of(store))
     app.include_router(resources.router_of(store, files, identity, isolation))
+    app.include_router(dags.router_of(store, files))
     app.include_router(logs.router_of(store, files))
     app.include_router(commands.router_of(store, layer, watch))
 

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Final
 
 from sovrun.core import errors
-from sovrun.core.errors import SovrunError
+from sovrun.core.errors import InvalidSpec, SovrunError
+from sovrun.engine.views import mistakes_json
 
 ERROR_PAGES: Final = "https://sovrun.invalid/errors"
 
@@ -58,4 +59,5 @@ def problem_of(error: SovrunError, instance: str) -> dict[str, object]:
     }
     if status == 500:
         return problem
-    return problem | {"detail": error.detail, "hint": error.hint, "facts": error.facts}
+    problem |= {"detail": error.detail, "hint": error.hint, "facts": error.facts}
+    return problem | ({"mistakes": mistakes_json(error)} if isinstance(error, InvalidSpec) else {})

@@ -55,6 +55,10 @@ steps:
   - {id: c, python: m:f, needs: [b]%s}
 """
 
+DEFAULTS = """\
+inputs: {type: object, $defs: {few: {type: integer, maximum: 3}}, properties: {n: %s}}
+steps: [{id: a, python: m:f}]"""
+
 WAIT = """\
 steps:
   - {id: a, python: m:f, outputs: {type: object, properties: {n: {}}}}
@@ -120,6 +124,16 @@ steps:
         (THREE % ", outputs: {type: §strng}", "bad_schema", ("steps", 2, "outputs", "type"), "strng"),
         (THREE % ", outputs: {pattern: §(}", "bad_schema", ("steps", 2, "outputs", "pattern"), "regex"),
         (THREE % ", outputs: §{$ref: 'https://x.invalid/y'}", "bad_schema", ("steps", 2, "outputs"), "Retrieval is disabled"),
+        (DEFAULTS % "{type: integer, default: §x}", "bad_default", ("inputs", "properties", "n", "default"), "integer"),
+        (DEFAULTS % "{$ref: '#/$defs/few', default: §9}", "bad_default", ("inputs", "properties", "n", "default"), "maximum"),
+        (
+            DEFAULTS % "{type: object, properties: {m: {type: string, default: §1}}}",
+            *("bad_default", ("inputs", "properties", "n", "properties", "m", "default"), "string"),
+        ),
+        (
+            DEFAULTS % "{type: object, properties: {m: {type: string}}, default: §{m: 1}}",
+            *("bad_default", ("inputs", "properties", "n", "default"), "string"),
+        ),
         ("inputs: {type: §array}\nsteps: [{id: a, python: m:f}]", "bad_value", ("inputs", "type"), "'object'"),
         ("inputs: §{}\nsteps: [{id: a, python: m:f}]", "missing_field", ("inputs",), "`type`"),
         ("code: [§../x]\nsteps: [{id: a, python: m:f}]", "bad_path", ("code", 0), "'../x'"),
@@ -375,3 +389,22 @@ def test_a_mistake_far_down_a_long_list_is_found() -> None:
 def test_an_argument_list_that_is_too_long_is_named() -> None:
     mistake = only(json.dumps(dag(steps=[{"id": "a", "argv": ["x"] * 10_001}])))
     assert (mistake.code, mistake.path) == ("bad_length", ("steps", 0, "argv"))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"n": {"type": "integer", "default": 3}}},
+        {
+            "properties": {"n": {"type": "object", "properties": {"m": {"default": 1}}, "required": ["x"]}},
+            "required": ["y"],
+        },
+        {
+            "properties": {"n": {"type": "integer", "default": 3}, "mode": {"enum": ["high", "low"]}},
+            "if": {"properties": {"mode": {"const": "high"}}},
+            "then": {"properties": {"n": {"minimum": 5}}},
+        },
+    ],
+)
+def test_a_default_is_held_against_its_own_schema_alone(schema: dict[str, Any]) -> None:
+    accepted(dag(inputs={"type": "object", **schema}))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sovrun.core.errors import InvalidSpec, Mistake
 from sovrun.core.spec.document import parse_dag
 from sovrun.core.spec.json_document import JSON_BYTES_MAX, VALUES_MAX, read_json
-from sovrun.core.spec.yaml_document import YAML_BYTES_MAX, read_yaml
+from sovrun.core.spec.yaml_document import YAML_BYTES_MAX, YAML_NODES_MAX, read_yaml
 
 DATA = Path(__file__).parents[2] / "data"
 HEAD = "apiVersion: sovrun/v1\nkind: Dag\nmetadata: {id: d}\n"
@@ -166,6 +166,7 @@ def test_json_read_as_yaml_is_the_same_value(value: object) -> None:
     ("data", "limit"),
     [
         (HEAD.encode() + b"#" * YAML_BYTES_MAX, "1 MiB"),
+        (HEAD.encode() + b"steps:\n" + b"- {id: a}\n" * (YAML_NODES_MAX // 3), f"{YAML_NODES_MAX:,}"),
         (b"{" + b" " * JSON_BYTES_MAX, "32 MiB"),
         (b'{"a": [' + b"[]," * (VALUES_MAX // 2) + b"0]}", str(VALUES_MAX)),
     ],
@@ -174,6 +175,12 @@ def test_a_document_that_is_too_large_is_refused_before_it_is_read(data: bytes, 
     mistake = only(data)
     assert mistake.code == "too_large"
     assert limit in mistake.message
+
+
+def test_a_byte_that_is_no_text_stands_where_it_is() -> None:
+    for byte in (b"\0", b"\xff"):
+        mistake = only(HEAD.encode() + "# ä".encode() + byte)
+        assert (mistake.line, mistake.column) == (HEAD.count("\n") + 1, 4)
 
 
 def test_commas_in_texts_are_not_values() -> None:

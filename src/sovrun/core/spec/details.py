@@ -16,7 +16,7 @@ from sovrun.core.jsontext import Path
 from sovrun.core.spec.endpoints import endpoint_findings
 from sovrun.core.spec.findings import Finding, quoted, subject
 from sovrun.core.spec.model import Retry
-from sovrun.core.spec.schemas import BadSchema, compile_schema
+from sovrun.core.spec.schemas import BadSchema, compile_schema, unfit_defaults
 from sovrun.core.spec.units import duration_us, grace_us, long_duration_us, size_bytes
 
 _Converter = Callable[[Any], int]
@@ -37,6 +37,7 @@ def detail_findings(document: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong within single fields of a document and of its steps."""
     schemas = _Schemas()
     yield from schemas.findings(document.get("inputs"), ("inputs",))
+    yield from schemas.default_findings(document.get("inputs"), ("inputs",))
     code = document.get("code")
     for position, path in enumerate(code if isinstance(code, list) else ()):
         yield from _path_findings(path, ("code", position))
@@ -133,6 +134,14 @@ class _Schemas:
         if fault is not None:
             message = f"{subject(path)} is not a usable JSON Schema: {fault.detail}"
             yield Finding("bad_schema", message, (*path, *fault.at))
+
+    def default_findings(self, schema: Any, path: Path) -> Iterator[Finding]:
+        """Yield the defaults of a usable schema that it refuses itself."""
+        if isinstance(schema, dict) and next(self.findings(schema, path), None) is None:
+            for place, why in unfit_defaults(schema):
+                yield Finding(
+                    "bad_default", f"this default does not fit its own schema: {why}", (*path, *place)
+                )
 
     def _fault(self, schema: Mapping[str, Any]) -> BadSchema | None:
         try:

@@ -93,7 +93,7 @@ def read_any(data: bytes) -> Document:
     is_json = data.lstrip(_BLANK)[:1] == b"{"
     form, limit = ("JSON", JSON_BYTES_MAX) if is_json else ("YAML", YAML_BYTES_MAX)
     if len(data) > limit:
-        message = f"the document has {len(data)} bytes; {limit >> 20} MiB is the most for {form}"
+        message = f"the document has more than {limit >> 20} MiB, the most for {form}"
         raise UnreadableError(
             Mistake("too_large", message, hint=None if is_json else "write a large DAG as JSON")
         )
@@ -106,18 +106,20 @@ def read_any(data: bytes) -> Document:
 def _text(data: bytes) -> str:
     if b"\0" in data:
         before = data[: data.index(b"\0")]
-        line = before.count(b"\n") + 1
-        raise UnreadableError(
-            Mistake("bad_encoding", "the document holds NUL bytes; it is not a text", (), line)
-        )
+        message = "the document holds NUL bytes; it is not a text"
+        raise UnreadableError(Mistake("bad_encoding", message, (), *_end_of(before)))
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        before = data[: error.start]
-        column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1
         message = f"the document is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
-        line = before.count(b"\n") + 1
-        raise UnreadableError(Mistake("bad_encoding", message, (), line, column)) from None
+        place = _end_of(data[: error.start])
+        raise UnreadableError(Mistake("bad_encoding", message, (), *place)) from None
+
+
+def _end_of(before: bytes) -> Place:
+    """Return where the byte after `before` stands."""
+    column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1
+    return Place(before.count(b"\n") + 1, column)
 
 
 def placed(document: Document, found: list[Finding]) -> list[Mistake]:

@@ -8,7 +8,7 @@ Must not touch: what is done with a verdict.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -45,6 +45,34 @@ def compile_schema(schema: Mapping[str, Any]) -> Draft202012Validator:
     except (ValidationError, ReferencingError, ValueError) as error:
         message = str(error).partition("\n")[0][:200]
         raise BadSchema(message, tuple(getattr(error, "instance_path", ()))) from None
+
+
+def unfit_defaults(schema: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """Yield where a default that inputs are completed with does not fit the schema it stands in, and why.
+
+    Args:
+        schema: usable, as `compile_schema` takes it.
+    """
+    for error in compile_schema(schema).iter_errors(_defaults(schema)):
+        declared: Any = schema
+        place: Path = ()
+        for name in error.instance_path:
+            declared, place = declared["properties"][name], (*place, "properties", name)
+            if "default" in declared:
+                # Not what only holds beside other inputs, as under `if`, of which nothing is known here.
+                if tuple(error.evaluation_path[: len(place)]) == place:
+                    yield (*place, "default"), error.message[:200]
+                break
+
+
+def _defaults(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all defaults of the properties of a schema and of those below them, each at its place."""
+    found: dict[str, Any] = {}
+    properties = schema.get("properties")
+    for name, declared in properties.items() if isinstance(properties, Mapping) else ():
+        if isinstance(declared, Mapping) and ("default" in declared or "properties" in declared):
+            found[name] = declared["default"] if "default" in declared else _defaults(declared)
+    return found
 
 
 @cache

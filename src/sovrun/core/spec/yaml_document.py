@@ -34,6 +34,8 @@ from sovrun.core.jsontext import Path, Place, number_fault
 from sovrun.core.spec.findings import MISTAKES_MAX, Finding, UnreadableError, kind_of, quoted
 
 YAML_BYTES_MAX: Final = 1 << 20
+YAML_NODES_MAX: Final = 200_000
+"""Values and keys of a text: more than a MiB of the smallest steps has, and what takes seconds to read all the same."""
 
 _INTEGER: Final = re.compile(r"[-+]?[0-9]+")
 _OCTAL: Final = re.compile(r"0o[0-7]{1,24}")
@@ -152,6 +154,7 @@ class _Composer:
         self.root = _Node(Place(1, 1))
         self.findings: list[Finding] = []
         self.documents = 0
+        self._nodes = 0
         self._stack: list[_Open] = []
 
     def mistakes(self) -> list[Mistake]:
@@ -160,6 +163,8 @@ class _Composer:
 
     def take(self, event: Event) -> None:
         """Go on by one event. Raises: UnreadableError where going on makes no sense."""
+        if isinstance(event, NodeEvent):
+            self._count(event)
         match event:
             case DocumentStartEvent():
                 self._begin_document(event)
@@ -171,6 +176,13 @@ class _Composer:
                 self._open(event)
             case SequenceEndEvent() | MappingEndEvent():
                 self._close()
+
+    def _count(self, event: NodeEvent) -> None:
+        self._nodes += 1
+        if self._nodes > YAML_NODES_MAX:
+            message = f"the document has more than {YAML_NODES_MAX:,} values and keys, the most for YAML"
+            place, hint = _place_of(event), "write a large DAG as JSON"
+            raise UnreadableError(*self.mistakes(), Mistake("too_large", message, (), *place, hint))
 
     def _begin_document(self, event: DocumentStartEvent) -> None:
         self.documents += 1

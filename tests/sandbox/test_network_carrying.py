@@ -25,6 +25,7 @@ from sovrun.sandbox.hub import Hub
 from sovrun.sandbox.network_relay import CHUNK, DRAIN, OPEN_MAX, TOLD_MAX, Relay
 from sovrun.sandbox.secrets import SecretSources
 from support.endpoints import CLIENT, all_of, declaring, sandbox_allowing, server, told
+from support.supervised import supervisor_of
 from support.tasks import failure_of, task, value_of
 
 
@@ -280,7 +281,7 @@ async def test_cancelling_in_the_middle_of_a_transfer_ends_it_and_leaves_no_proc
 
 def carriers(executor) -> list[int]:
     """Return the processes that carry connections: the supervisor's children that are no bubblewrap."""
-    supervisor = executor._link._process.pid
+    supervisor = supervisor_of(executor)
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     found = []
     for child in children:

@@ -1,7 +1,8 @@
 """Taking one wall away at a time: it is noticed before the step's first line, or a second wall stands behind it.
 
 Each row names the wall that is missing and what then happens. Where the inside's own attestation would refuse the step,
-it is taken away as well, to see whether the attack itself succeeds.
+it is taken away as well, to see whether the attack itself succeeds. The walls that only warm mode has are in
+`test_walls_warm.py`.
 """
 
 from __future__ import annotations
@@ -11,58 +12,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sovrun.ports import Failed, Succeeded
-from sovrun.sandbox import executor as executor_module
-from sovrun.sandbox import image
 from sovrun.sandbox.cgroups import find
-from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.settings import SandboxSettings
-from support import attacks
 from support.attacker import has_landlock, living
 from support.ordinary import SESSION_KEY
-from support.tasks import failure_of, require_bubblewrap, task, value_of
+from support.supervised import launchers, supervisor_of
+from support.tasks import failure_of, value_of
+from support.walls import NO_LANDLOCK, NOT_ATTESTED, Run, all_but, lacking_walls
 
 TESTS = str(Path(__file__).parents[1])
-ATTACKS = Path(attacks.__file__).read_text()
-Run = Callable[..., Awaitable[Succeeded | Failed]]
-
-WITHOUT = """
-from sovrun.sandbox import attempt, launch, supervisor
-def without(*flags):
-    words, left = list(launch._BOUNDARY), []
-    while words:
-        word = words.pop(0)
-        values = []
-        while words and not words[0].startswith("--"):
-            values.append(words.pop(0))
-        if word not in flags:
-            left += [word, *values]
-    launch._BOUNDARY = tuple(left)
-def allow_everything():
-    import os
-    from pathlib import Path
-    from sovrun.sandbox.filters import Filter
-    made = os.memfd_create("filter")
-    os.write(made, bytes.fromhex("060000000000ff7f"))
-    supervisor.own_filter = lambda **_: Filter(Path(f"/proc/self/fd/{made}"), "0" * 64, 1)
-def writable(*options):
-    plain = launch._writable
-    launch._writable = lambda *given: [word for word in plain(*given) if word not in options]
-"""
-NOT_ATTESTED = (
-    ("return [*problems, str(error)]", "return []"),
-    ("    return problems\n\n\ndef set_limits", "    return []\n\n\ndef set_limits"),
-)
-"""The inside does not refuse, whatever it finds."""
-
-NO_LANDLOCK = (("used = landlock.restrict(", "used = (lambda *_: setup['landlock'])("),)
 
 
 @pytest.fixture
@@ -70,48 +34,13 @@ async def run(
     tmp_path: Path, code: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Run]:
     """Run an attack in a sandbox that lacks something."""
-    require_bubblewrap()
-    opened: list[SandboxExecutor] = []
-    folder = code(attacks=ATTACKS)
-
-    async def carry_out(
-        entry: str, *, lacking: str = "", inside: tuple[tuple[str, str], ...] = (), **more: Any
-    ) -> Succeeded | Failed:
-        text = f"{WITHOUT}\n{lacking}\nsupervisor.main()"
-        monkeypatch.setattr(executor_module, "SUPERVISOR", text)
-        monkeypatch.setattr(image, "source_of", lambda path: changed(path, inside))
-        image.image_of.cache_clear()
-        groups = more.pop("control_groups", True)
-        executor = SandboxExecutor(tmp_path / f"spool-{len(opened)}", SandboxSettings(control_groups=groups))
-        opened.append(executor)
-        return await executor.execute(task(f"attacks:{entry}", code=folder, **more))
-
-    carry_out.opened = opened  # type: ignore[attr-defined]
-    yield carry_out
-    image.image_of.cache_clear()
-    for executor in opened:
-        await executor.close()
+    async with lacking_walls(tmp_path, code, monkeypatch) as found:
+        yield found
 
 
-def changed(path: Path, replacements: tuple[tuple[str, str], ...]) -> bytes:
-    text = path.read_text()
-    if path.name == "seal.py":
-        for old, new in replacements:
-            assert old in text, old
-            text = text.replace(old, new)
-    return text.encode()
-
-
-async def test_with_all_walls_a_step_runs(run: Run) -> None:
-    assert value_of(await run("hello")) == "hello"
-
-
-SINGLE = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
-
-
-def all_but(flag: str) -> str:
-    others = [one for one in SINGLE if one != flag]
-    return f"without('--unshare-all'); launch._BOUNDARY = ({others!r} + list(launch._BOUNDARY))"
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+async def test_with_all_walls_a_step_runs(run: Run, *, warm: bool) -> None:
+    assert value_of(await run("hello", warm=warm)) == "hello"
 
 
 NOTICED = {
@@ -150,6 +79,14 @@ async def test_a_missing_drop_of_the_user_id_is_noticed_from_outside(run: Run) -
     failed = failure_of(await run("hello", lacking="launch.drop_to = lambda uid: None"))
     assert failed.reason == "sandbox_error"
     assert "host user ids" in failed.message
+
+
+async def test_kept_groups_of_the_host_are_noticed_from_outside(run: Run) -> None:
+    if os.getuid() != 0:  # who can leave none: its steps are in those of the user that runs Sovrun
+        return
+    kept = "import os; os.setgroups([4242]); os.setgroups = lambda groups: None"
+    failed = failure_of(await run("hello", lacking=kept))
+    assert "it is in the host's groups ['4242']" in failed.message
 
 
 async def test_a_sandbox_outside_of_its_control_groups_is_noticed_from_outside(run: Run) -> None:
@@ -270,19 +207,65 @@ async def test_without_the_group_of_processes_the_limit_inside_holds_and_the_oth
         assert value_of(await run("fork_bomb", processes=20, lacking=unlimited))["made"] == 18
 
 
-async def test_without_dying_with_the_parent_a_step_outlives_its_supervisor(run: Run) -> None:
-    """The named test would fail: `when the supervisor is killed nothing of its steps lives on`."""
-    sign = f"marker-{os.getpid()}-orphan"
-    lacking = "without('--die-with-parent'); launch.die_with = lambda parent: None"
+ORPHANED = "launch.die_with = lambda parent: None"
+LEFT = "from sovrun.sandbox import reaper; reaper.end_children = lambda: None"
+"""Nobody ends what the supervisor leaves."""
+
+
+async def kill_the_supervisor(run: Run, sign: str, lacking: str) -> None:
+    """Have it killed while a step runs; return when the executor says so."""
     running = asyncio.ensure_future(run("linger", marker=sign, children=1, lacking=lacking))
     async with asyncio.timeout(60):
         while not living(sign):  # noqa: ASYNC110 -- another process's life has no event to wait for
             await asyncio.sleep(0.01)
+    os.kill(supervisor_of(run.opened[-1]), signal.SIGKILL)
+    assert failure_of(await running).reason == "sandbox_error"
+
+
+async def test_without_dying_with_the_parent_the_guard_still_ends_every_step(run: Run) -> None:
+    sign = f"marker-{os.getpid()}-guarded"
+    await kill_the_supervisor(run, sign, f"without('--die-with-parent'); {ORPHANED}")
+    assert living(sign) == []
+
+
+async def test_without_either_a_step_outlives_its_supervisor(run: Run) -> None:
+    """The named test would fail: `when the supervisor is killed nothing of its steps lives on`."""
+    sign = f"marker-{os.getpid()}-orphan"
     try:
-        os.kill(run.opened[-1]._link._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
-        assert failure_of(await running).reason == "sandbox_error"
+        await kill_the_supervisor(run, sign, f"without('--die-with-parent'); {ORPHANED}; {LEFT}")
         assert living(sign)
     finally:
         for pid in living(sign):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+STUCK = """
+import os
+def stuck(module):
+    plain = launch._arrange
+    def arrange(given):
+        reading, writing = os.pipe()
+        return plain({**given, 8: reading, 9: writing})
+    launch._arrange = arrange
+    without("--disable-userns")  # it cannot be had with what follows
+    module._BOUNDARY = (*module._BOUNDARY, "--userns-block-fd", "8")
+"""
+"""bubblewrap stops for good after it has made its child, which has not asked for death with its parent yet."""
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_who_has_not_yet_asked_to_die_with_its_parent_is_ended_by_the_guard(
+    run: Run, *, warm: bool, guarded: bool
+) -> None:
+    """Without it, the named test would fail: `whoever is killed at any moment of a start leaves nothing`."""
+    lacking = f"{STUCK}\nstuck({'templates' if warm else 'launch'})\n{'' if guarded else LEFT}"
+    with launchers() as started:
+        running = asyncio.ensure_future(run("hello", warm=warm, lacking=lacking))
+        async with asyncio.timeout(60):
+            while len(started()) < 2:  # noqa: ASYNC110 -- another process's life has no event to wait for
+                await asyncio.sleep(0.01)
+        os.kill(supervisor_of(run.opened[-1]), signal.SIGKILL)
+        assert failure_of(await running).reason == "sandbox_error"
+        assert bool(started()) == (not guarded)

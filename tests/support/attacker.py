@@ -103,8 +103,13 @@ class Attacker:
         """Return what `sovrun doctor` finds: of each item whether it is there, and the detail."""
         return {name: (ok, detail) for name, ok, detail in self.result(self._ask(do="probe"))["items"]}
 
-    def kill_supervisor(self) -> None:
-        self.result(self._ask(do="kill supervisor"))
+    def kill(self, whom: str) -> None:
+        """Kill the `supervisor` of its steps, or the `guard` above that."""
+        self.result(self._ask(do="kill", whom=whom))
+
+    def kill_engine(self) -> None:
+        """Kill the process that has the executor."""
+        self._process.kill()
 
     def close(self) -> None:
         assert self._process.stdin is not None

@@ -39,6 +39,7 @@ async def serve() -> None:
     from sovrun.sandbox.executor import SandboxExecutor
     from sovrun.sandbox.probe import probe
     from sovrun.sandbox.settings import SandboxSettings
+    from support.supervised import guard_of, supervisor_of
     from support.tasks import task
 
     executors: dict[tuple[bool, bool], SandboxExecutor] = {}
@@ -56,10 +57,9 @@ async def serve() -> None:
             if kind not in executors:
                 settings = SandboxSettings(control_groups=groups, warm=request["warm"])
                 executors[kind] = await SandboxExecutor.open(folder / f"spool-{groups}", settings)
-            if request["do"] == "kill supervisor":
-                link = executors[kind]._link
-                assert link is not None
-                os.kill(link._process.pid, signal.SIGKILL)
+            if request["do"] == "kill":
+                found = {"supervisor": supervisor_of, "guard": guard_of}[request["whom"]](executors[kind])
+                os.kill(found, signal.SIGKILL)
             else:
                 entry = request["entry"]
                 given = task(

@@ -44,7 +44,7 @@ _FAREWELL_S: Final = 10.0
 def start_supervisor(
     settings: SandboxSettings, frame: Frame, spool: Path
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start a supervisor and configure it; return its process and our end of the link, which is blocking.
+    """Start a supervisor and configure it; return the process of its guard and our end of the link, which is blocking.
 
     Raises: IsolationUnavailable when bubblewrap is missing.
     """
@@ -60,6 +60,7 @@ def start_supervisor(
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            start_new_session=True,  # what a terminal sends to the engine is the engine's to act on
             env={"PYTHONPATH": str(Path(sovrun.__file__).parents[1]), "LC_ALL": "C.UTF-8"},
             cwd="/",
         )
@@ -101,6 +102,7 @@ def request_of(task: Task, routes: Sequence[Route] = ()) -> dict[str, Any]:
         "trusted": trusted_folders() if routes else [],
         "secrets": list(task.secret_values or ()),
         "reproducible": task.reproducible,
+        "verified": task.verified,
     }
 
 

@@ -32,9 +32,18 @@ def user_problems(status: dict[str, str], uid: int | None) -> list[str]:
     return problems
 
 
-def power_problems(status: dict[str, str]) -> list[str]:
-    """Return what a process may do that nothing inside may."""
+def power_problems(status: dict[str, str], filters: int = 0) -> list[str]:
+    """Return what a process may do that nothing inside may.
+
+    Args:
+        filters: how many filters of system calls it has from its template, beside one of its own.
+    """
     problems = [f"its {name} is {status[name]}" for name in ("CapEff", "CapBnd") if int(status[name], 16)]
-    if status["Seccomp"] != "2":
-        problems.append("it has no filter of system calls")
+    if status["Seccomp"] != "2" or filters_of(status) <= filters:
+        problems.append("it has no filter of system calls of its own")
     return problems
+
+
+def filters_of(status: dict[str, str]) -> int:
+    """Return how many filters of system calls a process has; 1 where the kernel, before 5.9, does not count them."""
+    return int(status.get("Seccomp_filters", 1))

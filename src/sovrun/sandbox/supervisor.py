@@ -1,6 +1,6 @@
 """The process that owns all sandboxes of one engine. One thread, standard library only, started by the executor.
 
-Owns: the loop, the link to the engine, the user ids. When the link closes, for whatever reason, everything dies.
+Owns: the loop, the link to the engine. When the link closes, for whatever reason, everything dies.
 Must not touch: the engine's interpreter: whatever computes or waits for a step does it here.
 """
 
@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from sovrun.sandbox import landlock, launch, wire
+from sovrun.sandbox import landlock, reaper, wire
 from sovrun.sandbox.attempt import CHUNK, SECOND_US, Attempt
 from sovrun.sandbox.cgroups import Groups, find
 from sovrun.sandbox.filters import own_filter, template_filter_of
 from sovrun.sandbox.templates import Templates
+from sovrun.sandbox.users import HostUsers, NoUser
 from sovrun.sandbox.verdicts import failure
 from sovrun.sandbox.warm import WarmAttempt
 
@@ -34,11 +35,14 @@ class Supervisor:
 
     Args:
         link: descriptor of the socket to the engine.
-        configuration: the engine's first frame: `bwrap`, `frame`, `spool`, `handshake_us`, `uid_first`, `uid_count`,
-            `control_groups`.
+        configuration: the engine's first frame: `bwrap`, `frame`, `spool`, `handshake_us`, `control_groups`.
+        users: what host user ids steps get, or why there are none; None for an ordinary user, who stays.
+        guard: descriptor that is readable once the guard has gone, see `reaper`.
     """
 
-    def __init__(self, link: int, configuration: Mapping[str, Any]) -> None:
+    def __init__(
+        self, link: int, configuration: Mapping[str, Any], users: HostUsers | NoUser | None, guard: int
+    ) -> None:
         self.bwrap: str = configuration["bwrap"]
         self.frame: Mapping[str, Any] = configuration["frame"]
         self.spool = Path(configuration["spool"])
@@ -54,10 +58,8 @@ class Supervisor:
             "memory": "hard" if self.groups.memory_is_counted else "best-effort",
         }
         self.handshake_s = configuration["handshake_us"] / SECOND_US
-        self._uids = range(
-            configuration["uid_first"], configuration["uid_first"] + configuration["uid_count"]
-        )
-        self._uids_taken: set[int] = set()
+        self._users = users
+        self._guard = guard
         self._link = link
         self._decoder = wire.Decoder(body_max=BODY_MAX)
         self._sending = bytearray()
@@ -70,6 +72,7 @@ class Supervisor:
         """Serve until the engine has gone."""
         os.set_blocking(self._link, False)
         self.watch(self._link, self._on_engine)
+        self.watch(self._guard, self._die)
         while True:
             for key, events in self._selector.select(self._patience()):
                 if events & selectors.EVENT_WRITE:
@@ -117,7 +120,7 @@ class Supervisor:
         """Take an attempt's reply; nothing of it is left."""
         del self._attempts[attempt.ident]
         if not attempt.is_warm:  # its user is that of its template
-            self._uids_taken.discard(attempt.uid or 0)
+            self._give_uid(attempt.uid)
         walls = {**self._walls, "warm": True} if attempt.is_warm else self._walls
         self._send({**head, "walls": walls}, *parts)
 
@@ -143,7 +146,7 @@ class Supervisor:
         if self._templates.takes(head["task"]):
             attempt = WarmAttempt(self, head["id"], head["task"], parts, self._templates)
         else:
-            attempt = Attempt(self, head["id"], head["task"], parts, self._free_uid())
+            attempt = Attempt(self, head["id"], head["task"], parts, None)
         self._attempts[attempt.ident] = attempt
         try:
             if head["task"]["memory_hard"] and not self.groups.memory_is_counted:
@@ -151,7 +154,11 @@ class Supervisor:
             elif not self.filter:
                 self._refuse(attempt, "sandbox_error", NO_FILTER)
             else:
+                if not attempt.is_warm:
+                    attempt.uid = self._free_uid()
                 attempt.start()
+        except NoUser as error:
+            self._refuse(attempt, "sandbox_error", str(error))
         except OSError as error:
             text = f"this machine has no room for another sandbox: {error.strerror or error}"
             self._refuse(attempt, "sandbox_error", text)
@@ -161,15 +168,14 @@ class Supervisor:
         self.done(attempt, {**head, "usage": [0, 0, 0]}, b"", b"")
 
     def _free_uid(self) -> int | None:
-        """Return a host user that nobody is; None for an ordinary user, who stays."""
-        if os.getuid() != 0:
-            return None
-        uid = next(uid for uid in self._uids if uid not in self._uids_taken)
-        self._uids_taken.add(uid)
-        return uid
+        """Return a host user that nobody is; None for an ordinary user, who stays. Raises: NoUser."""
+        if isinstance(self._users, NoUser):
+            raise self._users
+        return None if self._users is None else self._users.take()
 
     def _give_uid(self, uid: int | None) -> None:
-        self._uids_taken.discard(uid or 0)
+        if isinstance(self._users, HostUsers) and uid is not None:
+            self._users.give(uid)
 
     def _send(self, head: dict[str, Any], *parts: bytes) -> None:
         self._sending += wire.encode(head, *parts)
@@ -191,19 +197,28 @@ class Supervisor:
         self.watch_write(self._link, self._flush if self._sending else None)
 
     def _die(self) -> NoReturn:
-        for attempt in self._attempts.values():
-            attempt.kill("cancelled", "the engine has gone")
+        reaper.end_children()
         self.groups.close()
         os._exit(0)
 
 
+def _users(configuration: Mapping[str, Any]) -> HostUsers | NoUser | None:
+    if os.getuid() != 0:
+        return None
+    first, count = configuration["uid_first"], configuration["uid_count"]
+    try:
+        return HostUsers(range(first, first + count), Path(configuration["uid_folder"]))
+    except NoUser as refusal:  # told with each step
+        return refusal
+
+
 def main() -> NoReturn:
-    """Serve the engine at the other end of the socket whose descriptor is the first argument."""
-    link, parent = int(sys.argv[1]), int(sys.argv[2])
-    launch.die_with(parent)
-    launch.adopt_orphans()
+    """Serve the engine at the other end of the socket whose descriptor is the first argument; the second is its process."""
+    link, engine = int(sys.argv[1]), int(sys.argv[2])
     configuration, _ = wire.receive(link, body_max=0)
-    Supervisor(link, configuration).run()
+    users = _users(configuration)  # before the fork: the guard holds the ids, too, as long as anything lives
+    guard = reaper.guarded(link, engine)
+    Supervisor(link, configuration, users, guard).run()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from sovrun.sandbox import launch, wire
+from sovrun.sandbox import launch, outside, watch, wire
 from sovrun.sandbox.detached import FILES_MAX
 from sovrun.sandbox.exchange import (
     CODE,
@@ -33,7 +33,8 @@ from sovrun.sandbox.exchange import (
 from sovrun.sandbox.hub import Hub
 from sovrun.sandbox.refusals import explain
 from sovrun.sandbox.seal import CONTROL
-from sovrun.sandbox.standby import Standby, close_all
+from sovrun.sandbox.standby import Standby, close_all, end_of, said_in
+from sovrun.sandbox.verdicts import cut
 
 TEMPLATES_MAX: Final = 16
 """At a time; the one that has been idle longest makes room."""
@@ -41,6 +42,7 @@ TEMPLATES_MAX: Final = 16
 _CHUNK: Final = 1 << 16
 _FIX: Final = "change SOVRUN_WARM_MODULES, or switch SOVRUN_WARM off"
 _SAID_MAX: Final = 4 << 10
+_PROBLEMS_MAX: Final = 32
 _SECOND_US: Final = 1_000_000
 
 
@@ -75,11 +77,13 @@ class Templates:
     def takes(self, task: Mapping[str, Any]) -> bool:
         """Whether a step is warm.
 
-        A program has no interpreter that could be kept; fixed addresses depend on what a process did before; and more
-        files than a message holds descriptors cannot be handed over. All these are cold.
+        A program has no interpreter that could be kept; fixed addresses depend on what a process did before; two clones
+        of one memory agree where two interpreters would not; and more files than a message holds descriptors cannot be
+        handed over. All these are cold.
         """
+        is_exact = task["reproducible"] or task["verified"]
         is_small = len(task["files"]) + len(task["trusted"]) < FILES_MAX
-        return self._is_on and task["kind"] == "python" and not task["reproducible"] and is_small
+        return self._is_on and task["kind"] == "python" and not is_exact and is_small
 
     def of(self, tenant: str) -> Template:
         """Return the template for a tenant's next step, perhaps a new one. Raises: OSError."""
@@ -129,6 +133,8 @@ class Template:
         self.began = self.used_at = time.monotonic()
         self.served = 0
         self.clones: dict[int, Standby] = {}
+        self.filters = 0
+        """How many filters of system calls it has, those around Sovrun too; a clone adds one."""
         self.process = -1
         """The first process of its namespace, once it is known; the template is below it."""
         self._owner = owner
@@ -265,18 +271,28 @@ class Template:
         if not data:
             self._close_link()
             return
-        head = json.loads(data)
-        if head["say"] == "ready":
+        try:  # a preloaded module may have written it
+            head = said_in(data)
+            said, ident = head.get("say"), head.get("id")
+            end = end_of(head) if said == "gone" else None
+        except ValueError as error:
+            self._problems = [f"what the template says is {error}"]
+            self._kill()
+            return
+        if said == "ready":
             self._on_ready()
-        elif head["say"] == "refused":
-            self._problems = [str(problem) for problem in head["problems"]]
-        elif head["id"] in self.clones:
-            self.clones.pop(head["id"]).on_gone(head["status"], head["cpu_s"], head["memory"])
+        elif said == "refused":
+            self._problems = _told(head.get("problems"))
+        elif end is not None and type(ident) is int and ident in self.clones:
+            self.clones.pop(ident).on_gone(*end)
             self._end_if_done()
             self._prepare()
 
     def _on_ready(self) -> None:
-        self._problems = self._outside_problems()
+        try:
+            self._problems = self._outside_problems()
+        except OSError as error:  # it has ended meanwhile
+            self._problems = [f"the template cannot be looked at: {error.strerror}"]
         if self._problems:
             self._kill()
             return
@@ -289,17 +305,14 @@ class Template:
             pass
         if self.process < 0:
             return ["bubblewrap did not say which process is its first"]
-        user = os.getuid() if self.uid is None else self.uid
-        for pid in (self.process, *_children(self.process)):
-            status = Path(f"/proc/{pid}/status").read_text()
-            fields = dict(line.split(":", 1) for line in status.splitlines())
-            if set(fields["Uid"].split()) != {str(user)} or user == 0:
-                return [f"its host user ids are {fields['Uid'].split()}"]
-            if fields["Threads"].strip() != "1":
-                return [f"the template has {fields['Threads'].strip()} threads, and a clone would have one"]
-            if fields["Seccomp"].strip() != "2" or int(fields["CapBnd"], 16):
-                return ["it has no filter of system calls, or capabilities"]
-        return []
+        problems = [f"its {space} namespace is ours" for space in watch.shared_spaces(self.process, "self")]
+        for pid in watch.descendants(self.process):
+            status = outside.status_of(pid)
+            problems += outside.user_problems(status, self.uid) + outside.power_problems(status)
+            self.filters = max(self.filters, outside.filters_of(status))
+            if status["Threads"] != "1":
+                problems.append(f"the template has {status['Threads']} threads, and a clone would have one")
+        return problems
 
     def _on_stream(self, name: str) -> bool:
         descriptor = self._streams.get(name)
@@ -397,6 +410,12 @@ class Template:
         return "sandbox_error", f"{refusal.detail}. {refusal.fix}"
 
 
+def _told(problems: Any) -> list[str]:
+    if not isinstance(problems, list) or not problems:
+        return ["the template refuses, and does not say why"]
+    return [cut(str(one), _SAID_MAX) for one in problems[:_PROBLEMS_MAX]]
+
+
 _BOUNDARY: Final = (
     *("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"),
     *(
@@ -453,7 +472,3 @@ def template_order(hub: Hub, uid: int | None) -> launch.Order:
         fixed_addresses=False,
         read_only=(),
     )
-
-
-def _children(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

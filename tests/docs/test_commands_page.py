@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+import sovrun
 import sovrun.execution.adapters
+import sovrun.sdk
 from sovrun.cli.waits import PARKED
+from sovrun.core import errors
 from sovrun.core.commands import journal
 from sovrun.core.commands.gates import GATES
 from sovrun.core.commands.journal import MOVES, CommandState, UnknownReason
@@ -22,7 +25,7 @@ from sovrun.engine.command_desk import BY_PERSON
 from sovrun.execution.adapter_set import AdapterSet
 from sovrun.execution.drift import DriftWatch, Resolution
 from sovrun.execution.layer import CommandLayer
-from sovrun.execution.port import CONTRACT_VERSION
+from sovrun.execution.port import CONTRACT_VERSION, DeploymentStatus, OrderStatus
 from sovrun.service.app import create_app
 from sovrun.store.memory import MemoryStore
 from sovrun.stores.files import FileStore
@@ -123,6 +126,44 @@ def test_the_version_of_the_adapters_contract_is_that_of_the_code() -> None:
     page = (DOCS / "architecture" / "INTERFACES.md").read_text()
     (row,) = [row for row in rows(page) if "`ExecutionAdapter`" in row[0] and len(row) == 5]
     assert row[1] == str(CONTRACT_VERSION)
-    (payloads,) = [row for row in rows(page) if row[0].startswith("Payloads of commands")]
+    (payloads,) = [row for row in rows(page) if row[0].startswith("[Payloads of commands]")]
     assert set(re.findall(r"`([a-z.]+)`", payloads[0])) == set(KINDS)
     assert {kind.version for kind in KINDS.values()} == {1}
+    (python,) = [row for row in rows(page) if row[0].startswith("[Python]")]
+    assert python[1] == str(sovrun.sdk.INTERFACE_VERSION)
+
+
+def test_the_interfaces_state_every_payload_code_and_refusal_of_a_command() -> None:
+    page = (DOCS / "architecture" / "INTERFACES.md").read_text()
+    told = section(page, "Payloads of commands")
+    for name, kind in KINDS.items():
+        stated = {row[0]: row[1:] for row in rows(section(told, f"`{name}`, version {kind.version}"))}
+        assert set(stated) == set(kind.schema["properties"])
+        assert {member for member, row in stated.items() if row[0] == "yes"} == set(kind.schema["required"])
+        for member, rule in kind.schema["properties"].items():
+            assert rule.get("title", "") in stated[member][1]
+            assert all(f"`{word}`" in stated[member][1] for word in rule.get("enum", ()))
+    stated_codes = section(page, "Statuses, reasons, gates, differences")
+    told_statuses = {(row[0].rpartition(" ")[2], row[1]) for row in rows(stated_codes) if len(row) == 3}
+    kinds = {"deployment": DeploymentStatus, "order": OrderStatus, "command": CommandState}
+    assert {(of, f"`{one}`") for of, ones in kinds.items() for one in ones} == {
+        (of, f"`{one.strip('`')}`") for of, one in told_statuses
+    }
+    codes = [row[0] for row in rows(stated_codes) if len(row) == 2]
+    assert codes == [*UnknownReason, *(gate for gate, _ in GATES), *Resolution]
+
+
+def test_every_error_of_the_command_layer_is_among_its_refusals() -> None:
+    told = first_cells(section((DOCS / "architecture" / "INTERFACES.md").read_text(), "Refusals"))
+    source = Path(sovrun.__file__).parent
+    places = [*(source / "execution").glob("*.py"), *(source / "core" / "commands").glob("*.py")]
+    places += [
+        source / "engine" / "command_desk.py",
+        source / "engine" / "command_steps.py",
+        source / "reach.py",
+    ]
+    raised = {name for place in places for name in re.findall(r"raise ([A-Z]\w+)\(", place.read_text())}
+    codes = {getattr(errors, name).code for name in raised if hasattr(errors, name)}
+    assert len(codes) >= 11
+    assert codes - {"corrupt_history"} <= set(told)
+    assert {"idempotency_key_conflict", "command_moved"} <= set(told), "raised by the journal of each store"

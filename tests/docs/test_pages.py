@@ -44,7 +44,7 @@ def test_the_interfaces_are_those_of_the_code() -> None:
     page = DOCS / "architecture" / "INTERFACES.md"
     made = runpy.run_path(str(DOCS / "generate_interfaces.py"))["page"](page.read_text())
     assert page.read_text() == made, "run `python docs/generate_interfaces.py`"
-    assert made.count("<!-- from ") == 5
+    assert made.count("<!-- from ") == 10
 
 
 def test_the_layers_are_those_that_the_contract_keeps() -> None:

@@ -28,7 +28,7 @@ class Outcome:
 
     Args:
         command: its id, by which it is read and resolved.
-        state: `confirmed` or `refused`; `intended`, `sent` or `unknown` while there is no outcome.
+        state: `confirmed` or `refused`, and while there is no outcome `intended`, `sent` or `unknown`.
         answer: the recorded answer, None while there is none; body: its bytes, the same for every repeat.
     """
 
@@ -71,7 +71,7 @@ class Commands:
             key: idempotency key: the same command under it has the first one's answer, for ever.
             wait_seconds: how long to wait for the outcome. With 0 the command is journalled; a server, or whoever
                 performs the next command of the store, performs it.
-        Raises: SovrunError, whose `code` says what is wrong. Nothing was sent then.
+        Raises: SovrunError, whose `code` says what is wrong; nothing was sent then.
         """
         asked = CommandRequest(self._tenant, kind, adapter, dict(payload), local_actor(), mode, key=key)
         told = await self._access.perform(asked, wait_us=round(wait_seconds * 1_000_000))

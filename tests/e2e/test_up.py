@@ -28,10 +28,10 @@ def slow():
 
 def tidy():
     def end(*_):
-        print("tidied", flush=True)
+        os.write(1, b"tidied\\n")
         sys.exit()
     signal.signal(signal.SIGTERM, end)
-    print("begun", flush=True)
+    os.write(1, b"begun\\n")
     time.sleep(300)
 
 def stubborn():

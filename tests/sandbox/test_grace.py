@@ -16,6 +16,7 @@ from sovrun.sandbox.caps import parse_cap
 from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.settings import SandboxSettings
 from support.attacker import living
+from support.endpoints import all_of, declaring, sandbox_allowing, server
 from support.tasks import failure_of, require_bubblewrap, task, value_of
 
 Code = Callable[..., Path]
@@ -23,29 +24,32 @@ AMPLE_US = 600_000_000
 PATIENCE_S = 120
 
 WORK = """
-import signal, subprocess, sys, time
+import os, signal, subprocess, sys, time
+
+def _say(text):
+    os.write(1, text.encode() + b"\\n")  # a handler may come into the middle of a print
 
 def _child(marker):
     subprocess.Popen(["/bin/sh", "-c", "trap '' TERM HUP; sleep 1000; : " + marker], start_new_session=True)
 
 def _wait():
-    print("begun", flush=True)
+    _say("begun")
     time.sleep(1000)
 
 def tidy(marker):
     def end(*_):
-        print("tidying", flush=True)
+        _say("tidying")
         time.sleep(0.2)
-        print("tidied", flush=True)
+        _say("tidied")
         sys.exit()
     signal.signal(signal.SIGTERM, end)
     _child(marker)
     _wait()
 
 def stubborn(marker):
-    signal.signal(signal.SIGTERM, lambda *_: print("no", flush=True))
+    signal.signal(signal.SIGTERM, lambda *_: _say("no"))
     _child(marker)
-    print("begun", flush=True)
+    _say("begun")
     while True:
         time.sleep(1000)
 
@@ -56,15 +60,21 @@ def returns(marker):
     try:
         _wait()
     except Told:
-        print("told", flush=True)
+        _say("told")
         return 1
 
 def floods(marker):
     def end(*_):
         while True:
-            print("x" * 1000, flush=True)
+            _say("x" * 1000)
     signal.signal(signal.SIGTERM, end)
     _wait()
+
+def waits(marker):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    _say("begun")
+    signal.sigwait([signal.SIGTERM])
+    _say("told")
 
 def plain(marker):
     _wait()
@@ -124,7 +134,9 @@ def start(sandbox: SandboxExecutor, code: Code, tmp_path: Path) -> Callable[...,
     return begin
 
 
-@pytest.mark.parametrize(("name", "last"), [("tidy", "tidying\ntidied\n"), ("program", "tidied\n")])
+@pytest.mark.parametrize(
+    ("name", "last"), [("tidy", "tidying\ntidied\n"), ("waits", "told\n"), ("program", "tidied\n")]
+)
 async def test_a_cancelled_step_may_end_in_order_and_what_it_prints_is_kept(
     start, name: str, last: str
 ) -> None:
@@ -134,7 +146,7 @@ async def test_a_cancelled_step_may_end_in_order_and_what_it_prints_is_kept(
     assert living(marker(name)) == []
 
 
-async def test_who_has_no_handler_ends_at_once_as_any_program_does(start) -> None:
+async def test_who_has_no_handler_dies_at_once(start) -> None:
     step = await start("plain", grace_us=AMPLE_US)
     step.call.cancel()
     assert await step.gone() == "begun\n"
@@ -145,7 +157,7 @@ async def test_a_step_starts_with_the_usual_answer_to_the_word(sandbox: SandboxE
 
 
 async def test_who_will_not_end_is_killed_with_its_children_after_its_grace_time(start) -> None:
-    step = await start("stubborn", grace_us=300_000)
+    step = await start("stubborn", grace_us=3_000_000)
     assert living(marker("stubborn"))
     step.call.cancel()
     assert await step.gone() == "begun\nno\n"
@@ -182,6 +194,31 @@ async def test_what_a_step_returns_while_it_ends_is_no_result(start) -> None:
     assert (failed.reason, failed.log) == ("wall_limit", b"begun\ntold\n")
 
 
+LEAVES = """
+import signal, socket, sys, time
+def leave(host, port):
+    made = socket.create_connection((host, port))
+    def end(*_):
+        made.sendall(b"bye")
+        made.close()
+        sys.exit()
+    signal.signal(signal.SIGTERM, end)
+    made.sendall(b"hello ")
+    time.sleep(1000)
+"""
+
+
+async def test_what_a_step_says_to_its_endpoints_while_it_ends_arrives(code: Code, tmp_path: Path) -> None:
+    with server(all_of) as far:
+        name = f"a.test:{far.port}"
+        async with sandbox_allowing(tmp_path, f"{name}=127.0.0.1") as executor:
+            more = {"host": "a.test", "port": far.port, "wall_us": 3_000_000, "grace_us": AMPLE_US}
+            outcome = await executor.execute(declaring(name, "work:leave", code=code(work=LEAVES), **more))
+        assert far.results(1) == [b"hello bye"]
+    assert failure_of(outcome).reason == "wall_limit"
+    assert [(one.end, one.sent) for one in outcome.connections] == [("closed", 9)]
+
+
 async def test_the_operator_caps_the_grace_time(code: Code, tmp_path: Path) -> None:
     require_bubblewrap()
     settings = SandboxSettings(caps=(parse_cap("graceSeconds=0.3"),))
@@ -189,5 +226,5 @@ async def test_the_operator_caps_the_grace_time(code: Code, tmp_path: Path) -> N
     given = task("work:stubborn", code=code(work=WORK), marker=marker("capped"), grace_us=AMPLE_US)
     step = await Running(executor, given, tmp_path / "log.ndjson").begun()
     step.call.cancel()
-    assert await step.gone() == "begun\nno\n"
+    assert (await step.gone()).startswith("begun\n")
     await executor.close()

@@ -3,8 +3,7 @@
 Owns: `Attempt`: its processes, pipes and deadlines, the handshake, the caps, and the judgement of how it ended.
 Must not touch: other attempts, and belief: whatever comes out of the sandbox after `go` may come from the step.
 
-launching -> (ready/go) running -> (stopping: told to end, for its grace time) -> ending (all its processes are being
-killed) -> collecting -> done.
+launching -> (ready/go) running -> stopping (told to end) -> ending (all are being killed) -> collecting -> done.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from sovrun.sandbox.capture import Log
 from sovrun.sandbox.cgroups import Group
 from sovrun.sandbox.ending import Ending, believable, oom_kills
 from sovrun.sandbox.exchange import WORK
+from sovrun.sandbox.farewell import StepProcess
 from sovrun.sandbox.hub import Hub
 from sovrun.sandbox.listeners import Listeners
 from sovrun.sandbox.openings import openings
@@ -71,7 +71,8 @@ class Attempt:
         self._info = b""
         self._sending = memoryview(b"")
         self._decoder = wire.Decoder(body_max=task["output_max"], head_max=HEAD_MAX)
-        self._outer = self._outer_pidfd = self._init = self._init_pidfd = self._step_pidfd = self._work = -1
+        self._outer = self._outer_pidfd = self._init = self._init_pidfd = self._work = -1
+        self._step: StepProcess | None = None
         self._collector = -1
         self._collected = False
         self._network: Listeners | None = None
@@ -236,10 +237,6 @@ class Attempt:
         task = {name: self._task[name] for name in ("kind", "entry", "output_max", "secrets")}
         self._send({**task, "files": sorted(self._task["files"])}, *self._parts)
 
-    def _around(self) -> list[int]:
-        """Return its processes that are no descendants of the sandbox's first."""
-        return [self._outer]
-
     def _outside_problems(self) -> list[str]:
         """Return what the host sees of the sandbox that must not be, and hold on to its work directory."""
         if self._init < 0:
@@ -257,10 +254,12 @@ class Attempt:
             self._places = watch.held(process, WRITABLE)
         inside = watch.descendants(self._init)
         if len(inside) == 2:  # bubblewrap's, or the clone's, and what becomes the step
-            self._step_pidfd = os.pidfd_open(inside[1])
+            self._step = StepProcess(inside[1])
         else:
             problems.append(f"{len(inside)} processes are in it before the step")
-        if self._group is not None and self._group.finish_entering([*self._around(), *inside]):
+        if self._group is not None and self._group.finish_entering(
+            [pid for pid in (self._outer, *inside) if pid > 0]  # a clone has nothing around it
+        ):
             problems.append("it is not in its control group")
         return problems
 
@@ -310,18 +309,19 @@ class Attempt:
     def stop(self, reason: str, message: str) -> None:
         """Tell the step to end, and kill every process when its grace time is over; a second time changes nothing.
 
-        The step's own process is told: the kernel keeps such a word from the first of a namespace, and what the step
-        started is the step's to end. Before its code runs, or after it, everything is killed at once.
+        Before its code runs, or after it, everything is killed at once.
         """
         if self._verdict is not None:
             return
         grace_us = self._task["grace_us"]
-        if not (self._started and grace_us) or self._ended:
+        if self._ended or self._step is None or not (self._started and grace_us):
             self.kill(reason, message)
             return
         self._verdict = failure(reason, message)
         self.deadline = time.monotonic() + grace_us / SECOND_US
-        _signal(self._step_pidfd, signal.SIGTERM)
+        if self._network is not None and not self._step.will_hear():
+            self._network.cut()  # else the far ends would take its death for an end of its own
+        self._step.tell()
 
     def kill(self, reason: str, message: str) -> None:
         """Kill every process of the attempt; the first reason stands."""
@@ -339,11 +339,11 @@ class Attempt:
 
     def _kill_processes(self) -> None:
         if self._init_pidfd >= 0:
-            _signal(self._init_pidfd)  # the first process of a pid namespace takes all others with it
+            _kill(self._init_pidfd)  # the first process of a pid namespace takes all others with it
         if self._status is None:
             with suppress(ProcessLookupError):  # bubblewrap before it has a namespace
                 os.killpg(self._outer, signal.SIGKILL)
-            _signal(self._outer_pidfd)
+            _kill(self._outer_pidfd)
 
     def _on_outer_exit(self) -> None:
         while self._init < 0 and self._on_stream("info"):
@@ -354,7 +354,7 @@ class Attempt:
         self._count(used)
         self._hub.unwatch(self._outer_pidfd)
         if self._init_pidfd >= 0:
-            _signal(self._init_pidfd)
+            _kill(self._init_pidfd)
             self._hub.watch(self._init_pidfd, self._on_init_exit)
         else:
             self._all_dead()
@@ -476,9 +476,11 @@ class Attempt:
         self._reply(head["failure"], parts[0], head.get("made", []))
 
     def _reply(self, verdict: dict[str, Any] | None, output: bytes, made: list[Any]) -> None:
-        for descriptor in (self._outer_pidfd, self._init_pidfd, self._step_pidfd, self._work, *self._places):
+        for descriptor in (self._outer_pidfd, self._init_pidfd, self._work, *self._places):
             if descriptor >= 0:
                 os.close(descriptor)
+        if self._step is not None:
+            self._step.close()
         if verdict is not None and self._collected:
             for path in self._hub.spool.glob(f"{self.ident}-*"):
                 path.unlink()
@@ -494,6 +496,6 @@ _MEMORY_GONE: Final = (
 )
 
 
-def _signal(pidfd: int, number: int = signal.SIGKILL) -> None:
+def _kill(pidfd: int) -> None:
     with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, number)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -125,9 +125,6 @@ class WarmAttempt(Attempt):
         if self._verdict is not None:  # it was stopped meanwhile
             self._kill_processes()
 
-    def _around(self) -> list[int]:
-        return []
-
     def _outside_problems(self) -> list[str]:
         problems = super()._outside_problems()
         template = -1 if self._template is None else self._template.process

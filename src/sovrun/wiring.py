@@ -434,7 +434,8 @@ async def replay_run(
         with tempfile.TemporaryDirectory(prefix="sovrun-replay-") as directory:
             scratch_files = FileStore(Path(directory))
             files = ScratchFiles(kept, scratch_files)
-            code = _code_to_replay(files, recorded, recorded_code=recorded_code)
+            source = None if recorded_code else _source_of(recorded)
+            code = _code_to_replay(files, recorded, source)
             executor = await open_executor(isolation or recorded.record.isolation, slots, scratch_files.spool)
             scratch = MemoryStore(SystemClock())
             clerk = RecordedClerk(scratch, files, executor.environment, recorded)
@@ -442,11 +443,16 @@ async def replay_run(
                 *(scratch, files, executor, SystemIdentity()), slots=slots, name=worker_name(), clerk=clerk
             )
             async with engine:
-                return await replay(recorded, code, engine, scratch, local_actor())
+                return await replay(recorded, code, engine, scratch, local_actor(), code_kept=source is None)
 
 
-def _code_to_replay(files: ScratchFiles, recorded: Recorded, *, recorded_code: bool) -> Code:
+def _source_of(recorded: Recorded) -> Path | None:
+    """Return the document that a run was made from, None when its directory is gone."""
     source = Path(recorded.dag.source)
-    if not recorded_code and recorded.dag.source and source.parent.is_dir():
+    return source if recorded.dag.source and source.parent.is_dir() else None
+
+
+def _code_to_replay(files: ScratchFiles, recorded: Recorded, source: Path | None) -> Code:
+    if source is not None:
         return files.take_code(source.parent, recorded.plan.spec.code, source)
     return files.code(Digest(recorded.dag.code))

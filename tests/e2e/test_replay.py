@@ -64,6 +64,29 @@ def test_the_kept_copy_of_the_code_still_reproduces(tmp_path: Path) -> None:
     assert replay(tmp_path, run["runId"], store, "--recorded-code").code == 0
 
 
+def test_it_is_said_which_code_was_executed(tmp_path: Path) -> None:
+    run, store = recorded(tmp_path)
+    assert replay(tmp_path, run["runId"], store, "--json").json["code"] == "source"
+    assert "kept copy" not in replay(tmp_path, run["runId"], store).out
+    (tmp_path / "dag").rename(tmp_path / "gone")
+    assert replay(tmp_path, run["runId"], store, "--json").json["code"] == "kept"
+    shown = replay(tmp_path, run["runId"], store)
+    assert shown.code == 0
+    assert "executed the kept copy of the code" in shown.out
+
+
+def test_a_step_that_fails_now_is_shown_with_its_code_and_message(tmp_path: Path) -> None:
+    run, store = recorded(tmp_path)
+    write_dag(tmp_path / "dag", plug=PLUG.replace("item * item", "item / 0"))
+    shown = replay(tmp_path, run["runId"], store)
+    assert shown.code == 1
+    assert "None" not in shown.out
+    assert "replayed - (failed)" in shown.out
+    assert "[step_raised] ZeroDivisionError" in shown.out
+    first = replay(tmp_path, run["runId"], store, "--json").json["firstDivergence"]
+    assert first["failure"]["code"] == "step_raised"
+
+
 def test_a_random_step_diverges(tmp_path: Path) -> None:
     run, store = recorded(tmp_path, plug=RANDOM)
     done = replay(tmp_path, run["runId"], store, "--json")
@@ -77,6 +100,12 @@ def test_a_token_that_does_not_agree_with_the_record_is_refused(tmp_path: Path) 
     forged = run["replayToken"][:-1] + ("0" if run["replayToken"][-1] != "0" else "1")
     done = replay(tmp_path, forged, store, "--json")
     assert (done.code, done.error["code"]) == (2, "invalid_value")
+
+
+def test_a_token_that_was_cut_off_is_called_that(tmp_path: Path) -> None:
+    run, store = recorded(tmp_path)
+    done = replay(tmp_path, run["replayToken"][:-1], store, "--json")
+    assert (done.code, done.error["code"]) == (2, "invalid_identifier")
 
 
 def test_a_replay_leaves_the_store_as_it_was(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import typer
 from rich.markup import escape
 
 from sovrun.cli.options import AsJson, StoreUrl, TenantName, Workers, tenant_of
-from sovrun.cli.output import Exit, complete, out, print_json
+from sovrun.cli.output import Exit, complete, out, print_json, visible
 from sovrun.cli.runs import find_run
 from sovrun.core.errors import InvalidValue
 from sovrun.core.identity import parse_replay_token
 from sovrun.core.ids import RunId as Run
 from sovrun.core.ids import Tenant
+from sovrun.core.step import Step
 from sovrun.engine.history import chain_head
 from sovrun.engine.replay import Replay, StepVerdict, Verdict
 from sovrun.wiring import StoreAddress, open_reader, replay_run
@@ -75,6 +76,7 @@ def _json(result: Replay) -> dict[str, Any]:
     return {
         "runId": result.record.head.id,
         "verdict": "reproduced" if result.reproduced else "diverged" if first else "unavailable",
+        "code": "kept" if result.code_kept else "source",
         "codeDiffers": result.code_differs,
         "environmentDiffers": result.environment_differs,
         "outcomeHash": {"recorded": result.record.head.outcome, "replayed": result.outcome},
@@ -93,11 +95,14 @@ def _step_json(step: StepVerdict) -> dict[str, Any]:
         "state": {"recorded": str(step.recorded.state), "replayed": after and str(after.state)},
         "stepHash": {"recorded": step.recorded.step_hash, "replayed": after and after.step_hash},
         "outputHash": {"recorded": step.recorded.output, "replayed": after and after.output},
+        "failure": step.failure and {"code": step.failure[0], "message": step.failure[1]},
     }
 
 
 def _print(result: Replay) -> None:
     head = result.record.head
+    if result.code_kept:
+        out.print("executed the kept copy of the code, not the code where it came from")
     counts = ", ".join(f"{result.count(v):,} {v}" for v in Verdict if result.count(v))
     if result.environment_differs:
         out.print(
@@ -116,10 +121,18 @@ def _print(result: Replay) -> None:
     if first is not None:
         after = first.replayed
         out.print(f"first diverging step: [bold]{escape(first.id)}[/] ({first.why})")
-        out.print(f"  output   recorded {first.recorded.output}")
-        out.print(f"           replayed {after and after.output}")
-        out.print(f"  step     recorded {first.recorded.step_hash}")
-        out.print(f"           replayed {after and after.step_hash}")
+        out.print(f"  output   recorded {_hash(first.recorded, first.recorded.output)}")
+        out.print(f"           replayed {_hash(after, after and after.output)}")
+        if first.failure is not None:
+            code, message = first.failure
+            out.print(f"           \\[{code}] {escape(visible(message))}")
+        out.print(f"  step     recorded {_hash(first.recorded, first.recorded.step_hash)}")
+        out.print(f"           replayed {_hash(after, after and after.step_hash)}")
     for step in result.steps:
         if step.verdict is Verdict.UNAVAILABLE:
             out.print(f"unavailable: {escape(step.id)} ({step.why})")
+
+
+def _hash(step: Step | None, digest: str | None) -> str:
+    """Return a digest of a step, or that and why it has none."""
+    return digest or ("-" if step is None else f"- ({step.state})")

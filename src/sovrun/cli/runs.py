@@ -11,7 +11,7 @@ from rich.table import Table
 from sovrun.cli.options import AsJson, RunId, StoreUrl, TenantName, tenant_of
 from sovrun.cli.output import STYLE, complete, out, print_json, print_line, steps_table, visible
 from sovrun.core import ids
-from sovrun.core.errors import NotFound
+from sovrun.core.errors import InvalidIdentifier, NotFound
 from sovrun.core.identity import parse_replay_token
 from sovrun.core.times import time_text
 from sovrun.engine.views import plan_of_run, run_json, run_summary
@@ -122,6 +122,10 @@ async def find_run(reader: Reads, tenant: ids.Tenant, text: str) -> ids.RunId:
     token = parse_replay_token(text)
     if token is not None:
         return token[0]
+    if text.startswith("sovrun1."):
+        raise InvalidIdentifier(
+            "the replay token is cut off or changed: a whole one is sovrun1.RUN.OUTCOME.CHAINHEAD"
+        )
     if len(text) == 64:
         return ids.run_id(text[:32])
     if len(text) == 32:

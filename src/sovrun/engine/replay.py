@@ -8,7 +8,7 @@ tool, a person or the store of record, which is only read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -26,6 +26,7 @@ from sovrun.engine.clerk import Clerk
 from sovrun.engine.engine import Engine
 from sovrun.engine.handler import RunRequest, known_dag
 from sovrun.engine.resolve import Resolved
+from sovrun.engine.views import step_error
 from sovrun.engine.workloads import Workload
 from sovrun.ports import Code, Files
 from sovrun.store.payload import Payload
@@ -43,13 +44,17 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepVerdict:
-    """One step, recorded and replayed; `why` says what differs or why it was not compared."""
+    """One step, recorded and replayed; `why` says what differs or why it was not compared.
+
+    `failure`: the code and message of the replayed step's last failed attempt.
+    """
 
     id: StepId
     verdict: Verdict
     recorded: Step
     replayed: Step | None
     why: str = ""
+    failure: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +62,13 @@ class Replay:
     """What a replay found.
 
     Args:
+        code_kept: the kept copy of the code was executed, not the code where it came from.
         code_differs: the code executed was not the recorded one; environment_differs: nor was the environment.
         steps: in plan order; outcome: of the scratch run.
     """
 
     record: RunRecord
+    code_kept: bool
     code_differs: bool
     environment_differs: bool
     steps: tuple[StepVerdict, ...]
@@ -153,10 +160,13 @@ def _chosen(workload: Workload, position: int, answer: bytes) -> tuple[int, ...]
     return tuple(sorted(workload.plan.index[StepId(name)] for name in decode(answer)["select"]))
 
 
-async def replay(recorded: Recorded, code: Code, engine: Engine, scratch: Reads, actor: Actor) -> Replay:
+async def replay(
+    recorded: Recorded, code: Code, engine: Engine, scratch: Reads, actor: Actor, *, code_kept: bool
+) -> Replay:
     """Execute a recorded run again with `code` and compare.
 
     Args:
+        code_kept: `code` is the kept copy.
         engine: entered, on `scratch`, a store that holds nothing of record; it decides isolation and environment.
     """
     record = recorded.record
@@ -168,20 +178,31 @@ async def replay(recorded: Recorded, code: Code, engine: Engine, scratch: Reads,
     ended = await engine.wait(record.head.tenant, run)
     replayed = await scratch.steps(record.head.tenant, run)
     intact = all(step.cause is not Cause.CIRCUMSTANCE for step in recorded.steps)
-    verdicts = tuple(
-        compare(spec.id, before, after, intact=intact)
-        if is_executed(spec)
-        else StepVerdict(spec.id, Verdict.RECORDED, before, None)
-        for spec, before, after in zip(recorded.plan.steps, recorded.steps, replayed, strict=True)
-    )
+    verdicts = []
+    for spec, before, after in zip(recorded.plan.steps, recorded.steps, replayed, strict=True):
+        if is_executed(spec):
+            verdict = compare(spec.id, before, after, intact=intact)
+            verdicts.append(await _with_failure(verdict, scratch, record.head.tenant))
+        else:
+            verdicts.append(StepVerdict(spec.id, Verdict.RECORDED, before, None))
     environments = {(b.environment, a.environment) for b, a in zip(recorded.steps, replayed, strict=True)}
     return Replay(
         record=record,
+        code_kept=code_kept,
         code_differs=code.digest != recorded.dag.code,
         environment_differs=any(before != after for before, after in environments if before and after),
-        steps=verdicts,
+        steps=tuple(verdicts),
         outcome=ended.head.outcome,
     )
+
+
+async def _with_failure(verdict: StepVerdict, scratch: Reads, tenant: Tenant) -> StepVerdict:
+    after = verdict.replayed
+    if after is None or after.state is not State.FAILED:
+        return verdict
+    document = await step_error(scratch, tenant, after) or {}
+    code = after.failure or str(after.reason)
+    return replace(verdict, failure=(code, str(document.get("message") or "")))
 
 
 def compare(step: StepId, recorded: Step, replayed: Step, *, intact: bool) -> StepVerdict:

@@ -276,3 +276,28 @@ async def test_a_programs_wall_clock_and_log_are_limited_too(executor, code) -> 
 
 async def test_an_executor_names_the_environment_it_runs_in(executor) -> None:
     assert len(executor.environment) == 64
+
+
+CLOSING = """
+    import os
+
+    def close():
+        os.close(3)
+
+    def cover():
+        os.dup2(os.open("/dev/null", os.O_WRONLY), 3)
+
+    def garble():
+        os.write(3, b"\\0" * 7 + b"\\1" + b"{")
+"""
+
+
+async def test_a_step_that_closes_or_garbles_the_sandboxes_own_descriptor_is_told_so(sandbox, code) -> None:
+    folder = code(work=CLOSING)
+    for entry in ("close", "cover"):
+        failed = failure_of(await sandbox.execute(task(f"work:{entry}", code=folder)))
+        assert failed.reason == "exit_nonzero"
+        assert failed.message == "exit status 1. the step closed the sandbox's own descriptor 3"
+    failed = failure_of(await sandbox.execute(task("work:garble", code=folder)))
+    assert failed.reason == "output_not_json"
+    assert failed.message.startswith("the step wrote to the sandbox's own descriptor 3: ")

@@ -14,10 +14,9 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any, Final
 
-from sovrun.sandbox import collect, collector, launch, watch, wire
+from sovrun.sandbox import collect, collector, launch, outside, watch, wire
 from sovrun.sandbox.capture import Log
 from sovrun.sandbox.cgroups import Group
 from sovrun.sandbox.ending import Ending, believable, oom_kills
@@ -186,8 +185,10 @@ class Attempt:
             for head, parts in self._decoder.feed(data):
                 self._on_frame(head, parts)
         except (ValueError, LookupError, TypeError, OSError) as error:
-            reason = "output_not_json" if self._started else "sandbox_error"
-            self.kill(reason, f"what the sandbox says cannot be understood: {error}")
+            if self._started:
+                self.kill("output_not_json", f"the step wrote to the sandbox's own descriptor 3: {error}")
+            else:
+                self.kill("sandbox_error", f"what the sandbox says cannot be understood: {error}")
 
     def _on_frame(self, head: dict[str, Any], parts: list[bytes]) -> None:
         said = head.get("say")
@@ -242,13 +243,10 @@ class Attempt:
         if self._init < 0:
             return ["bubblewrap did not say which process is its first"]
         process = f"/proc/{self._init}"
-        user = os.getuid() if self.uid is None else self.uid
-        status = Path(process, "status").read_text()
-        uids = next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:]
-        problems = [f"its host user ids are {uids}"] if set(uids) != {str(user)} or user == 0 else []
+        problems = outside.user_problems(outside.status_of(self._init), self.uid)
         problems += [f"its {space} namespace is ours" for space in watch.shared_spaces(self._init, "self")]
         self._work = os.open(f"{process}/root{WORK}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        if os.fstat(self._work).st_uid != user:
+        if os.fstat(self._work).st_uid != (os.getuid() if self.uid is None else self.uid):
             problems.append("its work directory belongs to somebody else")
         if self.uid is None:  # root has set the number of files, see `launch.stage`
             self._places = watch.held(process, WRITABLE)
@@ -402,6 +400,7 @@ class Attempt:
         """Take the last figures of what all processes used together."""
         if self._watch is not None:
             self._memory = max(self._memory, self._watch.memory_peak)
+            self._watch.close()
         if self._group is not None:
             self._memory = self._group.memory_peak() or self._memory
             cpu_us = self._group.cpu_us()

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from sovrun.sandbox import launch, watch
+from sovrun.sandbox import launch, outside, watch
 from sovrun.sandbox.attempt import Attempt
 from sovrun.sandbox.detached import detached
 from sovrun.sandbox.ending import oom_kills
@@ -127,11 +127,15 @@ class WarmAttempt(Attempt):
 
     def _outside_problems(self) -> list[str]:
         problems = super()._outside_problems()
-        template = -1 if self._template is None else self._template.process
+        template = self._template
+        if template is None:
+            return [*problems, "it has no template"]
         problems += [
             f"its {space} namespace is that of its template"
-            for space in watch.shared_spaces(self._init, template)
+            for space in watch.shared_spaces(self._init, template.process)
         ]
+        for pid in watch.descendants(self._init):
+            problems += outside.power_problems(outside.status_of(pid), template.filters)
         return problems
 
     def _said(self) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from sovrun.core.events import Event
-from sovrun.core.ids import RunId, WorkerId
+from sovrun.core.ids import RunId, StepId, WorkerId
 from sovrun.core.lifecycle import Reason, State
-from sovrun.core.spec.model import Retry
+from sovrun.core.spec.model import SECOND_US, Kind, Resources, Retry, StepSpec
 from sovrun.engine.engine import Engine
 from sovrun.engine.worker import Worker
+from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.in_process import InProcessExecutor
 from sovrun.store.protocol import Lease, Store
 from sovrun.stores.files import FileStore
@@ -25,6 +26,7 @@ from support.clock import SetClock
 from support.engines import Bench, calls, until
 from support.requests import TENANT, registration, submission
 from support.stores import BACK_ENDS, fresh_file
+from support.tasks import require_bubblewrap
 
 
 class Held:
@@ -83,6 +85,47 @@ async def test_a_step_that_goes_on_for_longer_is_given_back(tmp_path: Path) -> N
     held.released.set()
     states, reasons, _ = await recorded(path, run)
     assert (states[0], reasons[0]) == (State.AWAITING_TOOL, Reason.LEASE_EXPIRED)
+
+
+TOLD = """#!/bin/sh
+trap 'echo told; {then}' TERM
+echo begun
+while :; do sleep 0.01; done
+"""
+
+
+@pytest.mark.parametrize("then", ["exit 0", ":"], ids=["ends", "goes on"])
+async def test_a_step_in_a_sandbox_is_told_to_end_before_the_time_is_over_and_killed_then(
+    tmp_path: Path, then: str
+) -> None:
+    require_bubblewrap()
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "program").write_text(TOLD.format(then=then))
+    (code / "program").chmod(0o755)
+    path = fresh_file(tmp_path)
+    files = FileStore(tmp_path / "files")
+    executor = await SandboxExecutor.open(files.spool)
+    store = SqliteStore.open_owner(path, SystemClock())
+    step = StepSpec(StepId("a"), Kind.ARGV, ("program",), resources=Resources(grace_us=600 * SECOND_US))
+    async with (
+        asyncio.timeout(120),
+        Engine(store, files, executor, SystemIdentity(), slots=2, name="bench", grace_seconds=8) as engine,
+    ):
+        run = await Bench(engine, store, files, tmp_path).submit(dags.dag(step), code=code)
+        log = Path(files.log(TENANT, run, step.id, 1))
+
+        async def has_begun() -> bool:
+            return "begun" in told_in(log)
+
+        await until(has_begun)
+    assert "told" in told_in(log)
+    states, reasons, _ = await recorded(path, run)
+    assert (states, reasons) == ([State.AWAITING_TOOL], [Reason.LEASE_EXPIRED])
+
+
+def told_in(log: Path) -> str:
+    return log.read_text() if log.exists() else ""
 
 
 class Overheard:

@@ -60,6 +60,12 @@ class _Job(Generic[T]):
                 _raise_in(self._thread, Interrupted)
 
 
+def _see(future: asyncio.Future[T]) -> None:
+    """Look at how it ended, so that nobody warns that it was not."""
+    if not future.cancelled():
+        future.exception()
+
+
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     target = None if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), target)
@@ -94,12 +100,13 @@ class ThreadPool:
 
     async def _stop(self, job: _Job[T]) -> None:
         job.interrupt()
-        done, _ = await asyncio.wait({job.future}, timeout=GRACE_S)
-        if done:
-            job.future.exception()  # seen, so that nobody warns about it
-        else:
-            job.future.cancel()
-            self._start_thread()
+        job.future.add_done_callback(_see)
+        try:
+            await asyncio.wait({job.future}, timeout=GRACE_S)
+        finally:  # a second word may break this off
+            if not job.future.done():
+                job.future.cancel()
+                self._start_thread()
 
     def close(self) -> None:
         """Let the threads end when they are free."""

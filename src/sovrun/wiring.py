@@ -25,6 +25,7 @@ from sovrun.core.spec.model import DagSpec
 from sovrun.engine.desk import Desk
 from sovrun.engine.engine import Engine
 from sovrun.engine.handler import KnownDag, RunRequest, known_dag, registration_of, submission_of
+from sovrun.engine.isolation import require_isolation
 from sovrun.engine.replay import Recorded, RecordedClerk, Replay, recorded_run, replay
 from sovrun.engine.worker import Worker
 from sovrun.execution.adapter_set import PAPER_ALONE, AdapterSet, read_adapter_settings
@@ -47,6 +48,7 @@ from sovrun.stores.sqlite.store import SqliteStore
 
 STORE_VARIABLE: Final = "SOVRUN_STORE"
 ISOLATIONS: Final = ("sandbox", "in-process")
+DEFAULT_ISOLATION: Final = "sandbox"
 DEFAULT_TENANT: Final = "default"
 ALLOW_ENDPOINTS: Final = "SOVRUN_ALLOW_ENDPOINTS"
 """Environment variable: entries of the operator's list of endpoints, between spaces."""
@@ -160,6 +162,11 @@ class Opened:
     executor: Executor
     secrets: Sequence[SecretSource] = ()
 
+    @property
+    def isolation(self) -> str:
+        """What its runs are isolated by."""
+        return self.executor.isolation
+
     def load(self, path: Path, tenant: Tenant) -> KnownDag:
         """Return the DAG of a file with its code, kept as it is now.
 
@@ -228,7 +235,18 @@ async def open_executor(
         return CarefulExecutor(sandbox, sources)
     if isolation == "in-process":
         return CarefulExecutor(InProcessExecutor(spool=spool, slots=slots), sources)
-    raise InvalidSetting(f"{isolation!r} is no isolation", hint=f"use {' or '.join(ISOLATIONS)}")
+    raise _no_isolation(isolation)
+
+
+def isolation_of(named: str | None) -> str:
+    """Return the isolation that an option names, or the one where it names none. Raises: InvalidSetting."""
+    if named is not None and named not in ISOLATIONS:
+        raise _no_isolation(named)
+    return named or DEFAULT_ISOLATION
+
+
+def _no_isolation(named: str) -> InvalidSetting:
+    return InvalidSetting(f"{named!r:.80} is no isolation", hint=f"use {' or '.join(ISOLATIONS)}")
 
 
 ADAPTERS: Final = "SOVRUN_ADAPTERS"
@@ -272,15 +290,17 @@ async def open_engine(
     """
     clock = SystemClock()
     settings = adapter_settings(adapters)
+    isolation = isolation_of(isolation)
     with _file_store(address) as files:
-        executor = await open_executor(isolation, slots, files.spool, allow, secrets)
+        # The store first: where a server owns it, what this machine could isolate is of no matter.
+        store: Store = (
+            MemoryStore(clock) if address.path is None else SqliteStore.open_owner(address.path, clock)
+        )
         try:
-            store: Store = (
-                MemoryStore(clock) if address.path is None else SqliteStore.open_owner(address.path, clock)
-            )
             commands = open_commands(store, settings)
+            executor = await open_executor(isolation, slots, files.spool, allow, secrets)
         except BaseException:
-            await executor.close()
+            await store.close()
             raise
         async with Engine(
             *(store, files, executor, SystemIdentity()), slots=slots, name=worker_name(), commands=commands
@@ -335,11 +355,19 @@ def is_served(address: StoreAddress) -> bool:
     return address.path is not None and socket_of(address.path).exists()
 
 
+async def _isolation_beside(store: RemoteStore, named: str | None) -> str:
+    """Return the isolation of the server that owns a store. Raises: InvalidSetting when another is `named`."""
+    given = await store.isolation()
+    if named is not None:
+        require_isolation(isolation_of(named), given)
+    return given
+
+
 @asynccontextmanager
 async def open_worker(
     address: StoreAddress,
     *,
-    isolation: str,
+    isolation: str | None,
     slots: int,
     name: str | None = None,
     allow: Sequence[str] = (),
@@ -348,29 +376,34 @@ async def open_worker(
     """Return a worker for a store that a server owns. Raises: InvalidSetting, IsolationUnavailable.
 
     Args:
+        isolation: None means that of the server.
         name: of this life of the worker, by which its server knows that it is over; None makes one up.
         allow, secrets: see `open_executor`.
     """
     path = _path_of(address)
     files = files_of(path)
-    # With one slot, in-process steps would run on the very thread that is to show that the worker is alive.
-    threads = max(2, slots) if isolation == "in-process" else slots
-    executor = await open_executor(isolation, threads, files.spool, allow, secrets)
     store = RemoteStore(socket_of(path))
-    called = WorkerId(name or f"{worker_name()}/{SystemIdentity().fresh()}")
     try:
-        yield Worker(called, store, files, executor, slots=slots)
+        isolation = await _isolation_beside(store, isolation)
+        # With one slot, in-process steps would run on the very thread that is to show that the worker is alive.
+        threads = max(2, slots) if isolation == "in-process" else slots
+        executor = await open_executor(isolation, threads, files.spool, allow, secrets)
+        called = WorkerId(name or f"{worker_name()}/{SystemIdentity().fresh()}")
+        try:
+            yield Worker(called, store, files, executor, slots=slots)
+        finally:
+            await executor.close()
     finally:
-        await executor.close()
         await store.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Submitting:
-    """A store to which runs can be submitted, owned or through a server's socket."""
+    """A store to which runs can be submitted, owned or through a server's socket; `isolation` is that of its runs."""
 
     store: Store
     files: FileStore
+    isolation: str
 
     def load(self, path: Path, tenant: Tenant) -> KnownDag:
         """See `Opened.load`."""
@@ -386,15 +419,19 @@ class Submitting:
 
 
 @asynccontextmanager
-async def open_submitting(address: StoreAddress) -> AsyncIterator[Submitting]:
+async def open_submitting(address: StoreAddress, isolation: str | None = None) -> AsyncIterator[Submitting]:
     """Open a store, making it when it is new, for submitting runs that others execute.
 
+    Args:
+        isolation: of the runs; None means that of the server that executes them, else the default.
     Raises: InvalidSetting, StoreOwned, StoreUnavailable, StoreVersion.
     """
     path = _path_of(address)
     store = _owned_or_served(path)
     try:
-        yield Submitting(store, files_of(path))
+        if isinstance(store, RemoteStore):
+            isolation = await _isolation_beside(store, isolation)
+        yield Submitting(store, files_of(path), isolation_of(isolation))
     finally:
         await store.close()
 

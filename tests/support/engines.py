@@ -65,7 +65,7 @@ class Bench:
         await self.engine.register(dag, actor)
         self.runs += 1
         key = RunKey(caller=f"{spec.id}-{self.runs}")
-        return (await self.engine.submit(RunRequest(dag, inputs, key, actor, "in-process"))).run
+        return (await self.engine.submit(RunRequest(dag, inputs, key, actor, self.engine.isolation))).run
 
     async def ended(self, run: RunId) -> RunRecord:
         async with asyncio.timeout(PATIENCE_S):

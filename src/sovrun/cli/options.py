@@ -51,6 +51,17 @@ Isolation = Annotated[
     ),
 ]
 
+NamedIsolation = Annotated[
+    str | None,
+    typer.Option(
+        "--isolation",
+        metavar="KIND",
+        help="`sandbox`, or `in-process` for code you trust as much as Sovrun itself; default: that of the server that "
+        "executes it, else `sandbox`.",
+        show_default=False,
+    ),
+]
+
 AllowEndpoint = Annotated[
     list[str] | None,
     typer.Option(

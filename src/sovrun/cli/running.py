@@ -18,6 +18,7 @@ from sovrun.cli.options import (
     AsJson,
     DagFile,
     Isolation,
+    NamedIsolation,
     Secrets,
     StoreUrl,
     TenantName,
@@ -57,6 +58,7 @@ from sovrun.wiring import (
     Submitting,
     SystemIdentity,
     is_served,
+    isolation_of,
     local_actor,
     open_engine,
     open_submitting,
@@ -83,7 +85,7 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
     ] = None,
     workers: Workers = 2,
     store: StoreUrl = None,
-    isolation: Isolation = "sandbox",
+    isolation: NamedIsolation = None,
     allow_endpoint: AllowEndpoint = None,
     secrets: Secrets = None,
     adapters: Adapters = None,
@@ -121,7 +123,7 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
         run_key = RunKey(fresh=SystemIdentity().fresh()) if caller is None else RunKey(caller=caller)
         wanted = {secret for step in dag.spec.steps for secret in step.secrets}
         told = note and without_values(note, SecretSources(sources), whose, sorted(wanted))
-        return RunRequest(dag, given, run_key, local_actor(), isolation, told, priority)
+        return RunRequest(dag, given, run_key, local_actor(), opened.isolation, told, priority)
 
     sources = secret_sources(secrets or (), whose)
     order = _Order(
@@ -147,7 +149,7 @@ class _Order:
 
     address: StoreAddress
     tenant: Tenant
-    isolation: str
+    isolation: str | None
     workers: int
     save: Path | None
     as_json: bool
@@ -161,7 +163,7 @@ async def _run_here(order: _Order) -> Exit:
     """Execute the run in this process. Raises: StoreOwned when another has the store."""
     async with open_engine(
         order.address,
-        isolation=order.isolation,
+        isolation=isolation_of(order.isolation),
         slots=order.workers,
         allow=order.allow,
         secrets=order.secrets,
@@ -178,7 +180,7 @@ async def _run_here(order: _Order) -> Exit:
 
 async def _run_beside(order: _Order) -> Exit:
     """Give the run to the server that owns the store, and follow it."""
-    async with open_submitting(order.address) as opened:
+    async with open_submitting(order.address, order.isolation) as opened:
         submitted = await opened.submit(order.request_of(opened))
         if order.allow or order.secrets or order.adapters:
             err.print(

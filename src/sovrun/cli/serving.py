@@ -18,6 +18,7 @@ from sovrun.cli.options import (
     AsJson,
     DagFile,
     Isolation,
+    NamedIsolation,
     Secrets,
     StoreUrl,
     TenantName,
@@ -27,7 +28,6 @@ from sovrun.cli.options import (
 )
 from sovrun.cli.output import STYLE, Exit, complete, err, exit_of_run, out, print_json
 from sovrun.cli.runs import find_run
-from sovrun.core.errors import InvalidSetting
 from sovrun.core.identity import RunKey
 from sovrun.core.ids import RunId, Tenant, idempotency_key
 from sovrun.core.lifecycle import TERMINAL, Reason, State
@@ -35,12 +35,12 @@ from sovrun.engine.handler import RunRequest
 from sovrun.engine.views import run_json, run_summary
 from sovrun.store.protocol import PRIORITY_DEFAULT, Reads, RunRecord
 from sovrun.wiring import (
-    ISOLATIONS,
     SECRETS,
     StoreAddress,
     SystemIdentity,
     adapter_settings,
     allowed_endpoints,
+    isolation_of,
     local_actor,
     open_reader,
     open_submitting,
@@ -84,11 +84,10 @@ def up(  # noqa: PLR0913 -- one parameter per option of the command
 ) -> None:
     """Own a store, serve it on a Unix socket beside it, and execute what is submitted, until interrupted."""
     address = StoreAddress.parse(store)
-    if isolation not in ISOLATIONS:
-        raise InvalidSetting(f"{isolation!r} is no isolation", hint=f"use {' or '.join(ISOLATIONS)}")
+    isolation_of(isolation)  # refused here, not by each worker
     options = ["--store", str(address), "--isolation", isolation, "--workers", str(workers)]
     options += ["--slots", str(slots), "--grace", str(grace)]
-    allowed_endpoints(allow_endpoint or ())  # refused here, not by each worker
+    allowed_endpoints(allow_endpoint or ())
     options += [word for endpoint in allow_endpoint or () for word in ("--allow-endpoint", endpoint)]
     options += [word for source in secret_sources(secrets or ()) for word in ("--secrets", str(source))]
     os.environ.pop(
@@ -107,7 +106,7 @@ def up(  # noqa: PLR0913 -- one parameter per option of the command
 def worker(
     *,
     store: StoreUrl = None,
-    isolation: Isolation = "sandbox",
+    isolation: NamedIsolation = None,
     allow_endpoint: AllowEndpoint = None,
     secrets: Secrets = None,
     slots: Annotated[
@@ -158,7 +157,7 @@ def submit(  # noqa: PLR0913 -- one parameter per option of the command
         typer.Option("--inputs", metavar="FILE", help="All inputs: a JSON object; `-` reads it from stdin."),
     ] = None,
     store: StoreUrl = None,
-    isolation: Isolation = "sandbox",
+    isolation: NamedIsolation = None,
     tenant: TenantName = "default",
     key: Annotated[
         str | None,
@@ -179,13 +178,13 @@ def submit(  # noqa: PLR0913 -- one parameter per option of the command
     caller = None if key is None else idempotency_key(key)
 
     async def job() -> dict[str, Any]:
-        async with open_submitting(StoreAddress.parse(store)) as opened:
+        async with open_submitting(StoreAddress.parse(store), isolation) as opened:
             dag = opened.load(file, whose)
             given = inputs_of(
                 dag.spec.inputs, inputs or [], input_files or [], inputs_file, whose=whose, kept=opened.files
             )
             run_key = RunKey(fresh=SystemIdentity().fresh()) if caller is None else RunKey(caller=caller)
-            request = RunRequest(dag, given, run_key, local_actor(), isolation, note, priority)
+            request = RunRequest(dag, given, run_key, local_actor(), opened.isolation, note, priority)
             submitted = await opened.submit(request)
             record = await opened.store.run(whose, submitted.run)
             return {**await run_summary(opened.store, record), "created": submitted.created}

@@ -52,6 +52,7 @@ class Run(NamedTuple):
 
     Args:
         key: the store's own number of the run; rises with submission, so it is the run sequence of the queue's order.
+        isolation: what its steps are isolated by, which every lease of one names.
         counts: of steps by state.
         started: a step has started once; cancelled: a cancellation was accepted; stopping: `failFast` has struck.
         sequence: of the last recorded event, from 1; time_us: its time.
@@ -67,6 +68,7 @@ class Run(NamedTuple):
     version: Digest
     inputs: Digest
     priority: int
+    isolation: str
     state: State
     counts: Counts
     reason: str | None = None

@@ -42,6 +42,8 @@ class Attempts:
         """Execute one leased step and say how it ended. Raises: StoreUnavailable."""
         resolved: Resolved | None = None
         result: Succeeded | Failed | Report
+        if lease.isolation != self._executor.isolation:  # no sandbox, no run; nor the other way round
+            return self._failed(lease, None, _otherwise_isolated(lease, self._executor.isolation))
         try:
             workload = self._workloads.known(lease) or await self._workloads.load(lease)
             step = workload.steps[lease.position]
@@ -180,6 +182,17 @@ class Attempts:
             return Payload(digest, body)
         self._files.put(tenant, digest, body)
         return Payload(digest, None)
+
+
+def _otherwise_isolated(lease: Lease, isolation: str) -> Failed:
+    return Failed(
+        "isolation_mismatch",
+        f"the run is recorded to be isolated by {lease.isolation!r}, and the worker isolates by {isolation!r}; nothing was"
+        f" executed. Have runs of this store executed with `--isolation {lease.isolation}` and run this one again:"
+        f" `sovrun rerun {lease.run}`",
+        circumstance=True,
+        retryable=False,
+    )
 
 
 def _refused(result: Succeeded, reason: str, message: str) -> Failed:

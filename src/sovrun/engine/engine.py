@@ -20,6 +20,7 @@ from sovrun.engine.command_steps import CommandSteps
 from sovrun.engine.desk import Desk
 from sovrun.engine.handler import KnownDag, RunRequest, registration_of, submission_of
 from sovrun.engine.hub import LEASE_US
+from sovrun.engine.isolation import mixed, require_isolation, unfit
 from sovrun.engine.worker import Worker
 from sovrun.execution.layer import CommandLayer
 from sovrun.ports import Executor, Files, Identity
@@ -76,13 +77,35 @@ class Engine:
         """How many leases of an earlier, interrupted engine were taken back."""
         store.subscribe(self._run_ended)
 
+    @property
+    def isolation(self) -> str:
+        """What it isolates steps by."""
+        return self._executor.isolation
+
     async def __aenter__(self) -> Self:
+        try:
+            await self._require_fit()
+        except BaseException:
+            await self._store.close()
+            await self._executor.close()
+            raise
         self.resumed = await self._store.recover()
         self._start(self._worker.run())
         self._start(self._clerk.run())
         if self._commands is not None:
             self._start(self._commands.run())
         return self
+
+    async def _require_fit(self) -> None:
+        """Refuse to begin where steps would be due that are to be isolated otherwise. Raises: InvalidSetting.
+
+        What only waits for somebody may stay as it is: nobody can answer while this process has the store.
+        """
+        found = [
+            record for record in await unfit(self._store, self.isolation) if not await self._asks(record)
+        ]
+        if found:
+            raise mixed(found, self.isolation)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -122,8 +145,10 @@ class Engine:
 
         Args:
             parent: the run that is replayed: the clerk sees every step first.
-        Raises: InvalidInputs, IdempotencyKeyConflict, NotFound, StoreUnavailable.
+        Raises: InvalidInputs, InvalidSetting when it is to be isolated otherwise than this engine isolates,
+            IdempotencyKeyConflict, NotFound, StoreUnavailable.
         """
+        require_isolation(request.isolation, self.isolation)
         submission, inputs = submission_of(request)
         if submission.inputs.body is None:
             self._files.put(submission.tenant, submission.inputs.digest, inputs)
@@ -175,6 +200,11 @@ class Engine:
             return head.reason is not None  # for a quota or an unpause
         if head.counts.executing == 0 and await self._is_paused(record):
             return True
+        return await self._asks(record)
+
+    async def _asks(self, record: RunRecord) -> bool:
+        """Return whether a run waits for tools and people alone."""
+        head = record.head
         if head.state not in (State.AWAITING_TOOL, State.AWAITING_USER_CONFIRMATION):
             return False
         if head.counts.awaiting_tool == 0:

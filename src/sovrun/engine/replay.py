@@ -173,7 +173,7 @@ async def replay(
     dag = known_dag(record.head.tenant, recorded.plan.spec, code.digest, recorded.dag.source)
     await engine.register(dag, actor)
     key = RunKey(rerun=(record.head.id, 0))
-    request = RunRequest(dag, recorded.inputs, key, actor, record.isolation, priority=record.head.priority)
+    request = RunRequest(dag, recorded.inputs, key, actor, engine.isolation, priority=record.head.priority)
     run = (await engine.submit(request, parent=record.head.id)).run
     ended = await engine.wait(record.head.tenant, run)
     replayed = await scratch.steps(record.head.tenant, run)

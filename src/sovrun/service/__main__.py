@@ -7,7 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from sovrun.core.errors import SovrunError
+from sovrun.core.errors import InvalidSetting, SovrunError
 from sovrun.service.up import UpSettings, up
 from sovrun.wiring import StoreAddress
 
@@ -43,7 +43,7 @@ def main() -> None:
         sys.stderr.write(f"error [{error.code}] {error.detail}\n")
         if error.hint:
             sys.stderr.write(f"  {error.hint}\n")
-        sys.exit(3)
+        sys.exit(2 if isinstance(error, InvalidSetting) else 3)
 
 
 main()

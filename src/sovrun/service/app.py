@@ -46,7 +46,7 @@ def create_app(
         isolation: of the workers beside it.
     """
     app = FastAPI(title="Sovrun", version=__version__, docs_url=None, redoc_url=None)
-    app.include_router(verbs.router_of(store))
+    app.include_router(verbs.router_of(store, isolation))
     app.include_router(resources.router_of(store, files, identity, isolation))
     app.include_router(dags.router_of(store, files))
     app.include_router(logs.router_of(store, files))
@@ -54,7 +54,7 @@ def create_app(
 
     @app.get("/api/v1/health")
     async def health() -> dict[str, str]:
-        return {"status": "ok", "version": __version__}
+        return {"status": "ok", "version": __version__, "isolation": isolation}
 
     @app.exception_handler(SovrunError)
     async def refuse(request: Request, error: Exception) -> JSONResponse:

@@ -18,6 +18,7 @@ from sovrun.core.spec.normal import spec_from_normal
 from sovrun.engine.command_views import command_json
 from sovrun.engine.desk import Desk
 from sovrun.engine.handler import RunRequest, known_dag, submission_of
+from sovrun.engine.isolation import require_isolation
 from sovrun.engine.queues import queue_of
 from sovrun.engine.views import run_json, run_summary, tenant_queue_json, wait_json
 from sovrun.ports import Files, Identity
@@ -112,12 +113,12 @@ def router_of(store: Store, files: Files, identity: Identity, isolation: str) ->
         await store.run(tenant, found)
         return StreamingResponse(_lines(store, tenant, found, after), media_type="application/x-ndjson")
 
-    _add_actions(router, store, desk)
+    _add_actions(router, store, desk, isolation)
     _add_lists(router, store, desk)
     return router
 
 
-def _add_actions(router: APIRouter, store: Store, desk: Desk) -> None:
+def _add_actions(router: APIRouter, store: Store, desk: Desk, isolation: str) -> None:
     @router.post("/runs/{run}/cancel")
     async def cancel(run: str, body: Cancellation, request: Request) -> dict[str, Any]:
         """End a run now."""
@@ -129,6 +130,7 @@ def _add_actions(router: APIRouter, store: Store, desk: Desk) -> None:
         """Make a new run that cites this one and reuses what is unchanged."""
         start = None if body.fromStep is None else StepId(body.fromStep)
         tenant = tenant_of(request)
+        require_isolation((await store.run(tenant, run_id(run))).isolation, isolation)
         key = None if body.idempotencyKey is None else idempotency_key(body.idempotencyKey)
         asked = (tenant, run_id(run), actor_of(request))
         repeated = tuple(map(StepId, body.repeatEffects))

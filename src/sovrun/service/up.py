@@ -23,6 +23,7 @@ from sovrun.core.errors import InvalidSetting, StoreUnavailable
 from sovrun.core.ids import WorkerId
 from sovrun.engine.engine import ENDING_SHARE
 from sovrun.engine.hub import DRIFT_SECONDS, Hub
+from sovrun.engine.isolation import mixed, unfit
 from sovrun.execution.drift import DriftWatch
 from sovrun.sandbox.environment import environment_digest
 from sovrun.service.app import create_app
@@ -76,6 +77,12 @@ async def up(settings: UpSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
     store = SqliteStore.open_owner(path, SystemClock())
+    found = await unfit(
+        store, settings.isolation
+    )  # also what waits for an answer, for that may come at any time
+    if found:
+        await store.close()
+        raise mixed(found, settings.isolation)
     files = files_of(path)
     commands = open_commands(store, adapter_settings(settings.adapters))
     watch = DriftWatch(store, commands.adapters)

@@ -19,6 +19,7 @@ from sovrun.core.errors import InvalidIdentifier, InvalidValue, NotFound
 from sovrun.core.identity import dag_version, run_id_of
 from sovrun.core.ids import Actor, Tenant
 from sovrun.core.spec.normal import spec_from_normal
+from sovrun.engine.isolation import require_isolation
 from sovrun.service.callers import actor_of, tenant_of
 from sovrun.store.journal import Drift, Resource
 from sovrun.store.payload import Payload
@@ -47,14 +48,16 @@ _NAMED: Final[Mapping[str, AbstractSet[str]]] = {
 """Where it is not as for most verbs: the arguments that go by name."""
 
 
-def router_of(store: Store) -> APIRouter:
-    """Return the routes of the engine's verbs."""
+def router_of(store: Store, isolation: str) -> APIRouter:
+    """Return the routes of the engine's verbs; `isolation` is that of the workers beside it."""
     router = APIRouter(prefix="/api/v1/engine", tags=["engine"])
 
     @router.post("/{verb}")
     async def call(verb: str, request: Request) -> JSONResponse:
         """Carry out one verb of the store's protocol."""
         arguments = await _arguments(verb, request)
+        if verb == "submit":
+            require_isolation(arguments["submission"].isolation, isolation)
         patient = bool(arguments.get("patience_us"))
         work = asyncio.ensure_future(getattr(store, verb)(*_positional(verb, arguments), **arguments))
         if patient:

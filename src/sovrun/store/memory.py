@@ -88,6 +88,7 @@ class MemoryStore(MemoryReads, MemoryJournal):
             version=submission.version,
             inputs=submission.inputs.digest,
             priority=submission.priority,
+            isolation=submission.isolation,
             state=State.RECEIVED,
             counts=Counts(),
             parent=submission.parent,
@@ -482,5 +483,7 @@ def _lease(kept: Kept, position: int, worker: WorkerId) -> Lease:
     step = kept.steps[position]
     head = kept.head
     return Lease(
-        head.tenant, head.id, head.key, head.version, position, step.attempts, step.fence, worker, head.inputs
+        *(head.tenant, head.id, head.key, head.version, position),
+        *(step.attempts, step.fence, worker, head.inputs),
+        isolation=head.isolation,
     )

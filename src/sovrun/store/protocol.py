@@ -105,7 +105,7 @@ class Lease(NamedTuple):
         run_key: the store's own number of the run.
         position: of the step in the plan.
         attempt: from 1; fence: the fencing number a report must carry.
-        inputs: digest of the run's inputs.
+        inputs: digest of the run's inputs; isolation: of the run, the only one in which the step may be executed.
     """
 
     tenant: Tenant
@@ -117,6 +117,7 @@ class Lease(NamedTuple):
     fence: int
     worker: WorkerId
     inputs: Digest
+    isolation: str
 
 
 class Report(NamedTuple):

@@ -82,13 +82,26 @@ class RemoteStore(RemoteJournal):
                 f"/api/v1/engine/{verb}", json=body, headers={"X-Tenant-Id": tenant}
             )
         except (httpx.TransportError, OSError) as error:
-            raise StoreUnavailable(
-                f"{self._socket}: the server does not answer ({type(error).__name__})",
-                hint="is `sovrun up` still running? what it acknowledged is not lost",
-            ) from error
+            raise self._silence(error) from error
         if answer.status_code == httpx.codes.OK:
             return from_json(VERBS[verb].answer, answer.json())
         raise error_of(answer)
+
+    async def isolation(self) -> str:
+        """Return what the server's workers isolate steps by."""
+        try:
+            answer = await self._client.get("/api/v1/health")
+        except (httpx.TransportError, OSError) as error:
+            raise self._silence(error) from error
+        if answer.status_code != httpx.codes.OK:
+            raise error_of(answer)
+        return str(answer.json()["isolation"])
+
+    def _silence(self, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self._socket}: the server does not answer ({type(error).__name__})",
+            hint="is `sovrun up` still running? what it acknowledged is not lost",
+        )
 
     async def register(self, registration: Registration) -> bool:
         """See `Store.register`."""

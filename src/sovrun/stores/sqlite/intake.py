@@ -60,6 +60,7 @@ class Intake:
             s.version,
             s.inputs.digest,
             s.priority,
+            s.isolation,
             State.RECEIVED,
             Counts(),
             parent=s.parent,

@@ -470,5 +470,6 @@ def _lease(write: Write, position: int, worker: WorkerId) -> Lease:
     run = write.run
     step = write.steps[position]
     return Lease(
-        run.tenant, run.id, run.key, run.version, position, step.attempts, step.fence, worker, run.inputs
+        *(run.tenant, run.id, run.key, run.version, position, step.attempts, step.fence, worker, run.inputs),
+        isolation=run.isolation,
     )

@@ -290,6 +290,7 @@ def run_of(row: tuple[Any, ...]) -> Run:
         version=Digest(row[3]),
         inputs=Digest(row[4]),
         priority=row[5],
+        isolation=row[27],
         state=State(row[6]),
         counts=Counts(*row[7:13]),
         reason=row[13],

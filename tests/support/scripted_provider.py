@@ -13,6 +13,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from sovrun.core.commands.kinds import undeclared
 from sovrun.core.commands.model import CancelOrder, CreateDeployment, PlaceOrder, StopDeployment
 from sovrun.execution.port import (
     Call,
@@ -119,7 +120,7 @@ class ScriptedProvider:
             frozenset({"paper"}),
             DEADLINE_US,
             absence_is_conclusive=not self.forgets,
-            kinds=frozenset({"account.close"}),
+            kinds={"account.close": undeclared("account.close", 1)},
             symbols=frozenset({"ACME"}),
         )
 

@@ -1,10 +1,13 @@
 """What scripts may rely on: members of the JSON, exit codes, help, plain lines in a pipe."""
 
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from support.cli import ONE_FAILS, sovrun, write_dag
+from support.cli import DIAMOND, ONE_FAILS, PLUG, command, environment, sovrun, write_dag
 
 RUN_MEMBERS = {
     *("runId", "runToken", "dagVersion", "status", "reproducible", "outcomeHash", "chainHead", "replayToken"),
@@ -57,11 +60,57 @@ def test_a_failed_run_exits_1_and_says_why(tmp_path: Path) -> None:
     assert "step_raised" in done.err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_told_to_stop_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    text = DIAMOND.replace("plug:collect", "plug:slow")
+    slow = "import time\ndef slow(n):\n    print('begun', flush=True)\n    time.sleep(60)\n"
+    file = write_dag(tmp_path / "dag", text, PLUG + slow)
+    store = tmp_path / "a b" / "runs.db"
+    process = subprocess.Popen(
+        command("run", file, "--store", f"sqlite:{store}"),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    try:
+        while not list(store.with_name("runs.db.files").glob("logs/*/*/*/*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        told = process.communicate(timeout=60)[1].decode()
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 128 + number
+    assert f"interrupted; `sovrun resume --store 'sqlite:{store}'` goes on" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    "words", [("validate",), ("rnu",), ("run", "x.yaml", "--workers", "many"), ("runs", "--no-such-option")]
+)
+def test_words_that_are_no_command_are_refused_as_json_too(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = sovrun(*words, "--json", cwd=tmp_path)
+    assert (done.code, done.error["code"], done.err) == (2, "invalid_setting", "")
+    shown = sovrun(*words, cwd=tmp_path)
+    assert (shown.code, shown.out) == (2, "")
+    assert shown.err.startswith("Usage: ")
+
+
+def test_one_step_is_not_called_steps(tmp_path: Path) -> None:
+    file = write_dag(tmp_path / "dag", ONE_FAILS)
+    assert "1 step\n" in sovrun("validate", file, cwd=tmp_path).out
+    assert "1 step, 1 level\n" in sovrun("plan", file, cwd=tmp_path).out
+
+
 def test_a_pipe_gets_plain_lines(tmp_path: Path) -> None:
     file = write_dag(tmp_path / "dag")
     done = sovrun("run", file, "--store", "memory:", "--isolation", "in-process", cwd=tmp_path)
     assert "step total completed" in done.err.splitlines()
     assert "\x1b" not in done.out + done.err
+    failing = write_dag(tmp_path / "fails", ONE_FAILS)
+    done = sovrun("run", failing, "--store", "memory:", "--isolation", "in-process", cwd=tmp_path)
+    assert "step bad failed [step_raised], attempt 1 of 1, attempt_budget_exhausted" in done.err.splitlines()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

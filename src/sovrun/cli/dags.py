@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sovrun.cli.files import written
 from sovrun.cli.options import AsJson, DagFile
-from sovrun.cli.output import out, print_json
+from sovrun.cli.output import counted, out, print_json
 from sovrun.core.identity import dag_version
 from sovrun.core.ids import Digest
 from sovrun.core.plan import plan_of
@@ -30,7 +30,9 @@ def validate(file: DagFile, *, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"valid": True, "dagId": spec.id, "steps": len(spec.steps)})
     else:
-        out.print(f"[green]valid[/] {escape(str(file))}: DAG {escape(spec.id)}, {len(spec.steps):,} steps")
+        out.print(
+            f"[green]valid[/] {escape(str(file))}: DAG {escape(spec.id)}, {counted(len(spec.steps), 'step')}"
+        )
 
 
 def plan(file: DagFile, *, as_json: AsJson = False) -> None:
@@ -52,7 +54,9 @@ def plan(file: DagFile, *, as_json: AsJson = False) -> None:
             }
         )
         return
-    out.print(f"DAG [bold]{escape(spec.id)}[/], {len(order):,} steps, {max(levels) + 1:,} levels")
+    out.print(
+        f"DAG [bold]{escape(spec.id)}[/], {counted(len(order), 'step')}, {counted(max(levels) + 1, 'level')}"
+    )
     out.print(f"version {version}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("#", "step", "kind", "level", "needs"):
@@ -108,4 +112,6 @@ def import_wfformat(
     if as_json:
         print_json(summary)
     else:
-        out.print(f"{escape(str(output))}: DAG {escape(summary['dagId'])}, {summary['steps']:,} steps")
+        out.print(
+            f"{escape(str(output))}: DAG {escape(summary['dagId'])}, {counted(len(document['steps']), 'step')}"
+        )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +31,7 @@ from sovrun.cli import (
     waits,
 )
 from sovrun.cli.output import Exit, exit_of, report_error
-from sovrun.core.errors import SovrunError, SystemRefused
+from sovrun.core.errors import InvalidSetting, SovrunError, SystemRefused
 
 app = typer.Typer(
     name="sovrun",
@@ -101,19 +102,30 @@ def _root(
     del version
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""Whatever is wrong with a command's words; typer gives it no name of its own."""
+
+
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    as_json = "--json" in sys.argv
     gc.freeze()  # what was imported is never garbage; looking at it in every collection costs a twentieth of the steps
     try:
-        app()
+        sys.exit(app(standalone_mode=not as_json))
     except SovrunError as error:
-        report_error(error, as_json="--json" in sys.argv)
+        report_error(error, as_json=as_json)
         sys.exit(exit_of(error))
+    except _UsageError as error:  # with --json alone: people get the usage shown
+        wrong = InvalidSetting(error.format_message(), hint="the command with `--help` lists its options")
+        report_error(wrong, as_json=True)
+        sys.exit(Exit.BAD_INPUT)
+    except typer.Abort:
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.COMPLETED)
     except OSError as error:  # the last net: whoever knows more about it has caught it below
-        report_error(_refused(error), as_json="--json" in sys.argv)
+        report_error(_refused(error), as_json=as_json)
         sys.exit(Exit.ENVIRONMENT)
 
 

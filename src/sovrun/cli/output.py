@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from enum import IntEnum
+from types import FrameType
 from typing import Any, Final, TypeVar
 
 import typer
@@ -90,13 +91,27 @@ def exit_of_run(state: State) -> Exit:
     return Exit.FAILED if state in (State.FAILED, State.CANCELLED) else Exit.WAITING
 
 
-def complete(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a command's work to its end; an interrupt ends it cleanly with exit code 130."""
+def complete(work: Coroutine[Any, Any, Result], *, resume: str = "sovrun resume") -> Result:
+    """Run a command's work to its end; an interrupt ends it cleanly with exit code 130, a termination with 143.
+
+    A second signal breaks off what does not end by itself, as a step in this process.
+    Args: resume: the command that goes on with what was not finished.
+    """
+    number = signal.SIGINT
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        nonlocal number
+        number = signal.SIGTERM
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
-        err.print("interrupted; `sovrun resume` goes on with what was not finished")
-        raise typer.Exit(128 + signal.SIGINT) from None
+        err.print(f"interrupted; `{resume}` goes on with what was not finished", markup=False)
+        raise typer.Exit(128 + number) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def print_unresolved(effects: int) -> None:
@@ -113,6 +128,11 @@ def print_json(value: Any) -> None:
 def print_line(value: Any, *, ascii_only: bool = False) -> None:
     """Print one line of NDJSON. Args: ascii_only: for texts of strangers, which may hold what moves a terminal."""
     sys.stdout.write(json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":")) + "\n")
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things in words: "1 step", "2 steps"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def visible(text: str) -> str:

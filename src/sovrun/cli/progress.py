@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from sovrun.cli.output import STYLE, err, steps_table
+from sovrun.cli.output import STYLE, counted, err, steps_table
+from sovrun.core.canonical import decode
 from sovrun.core.events import Event
 from sovrun.core.ids import RunId, Tenant
-from sovrun.core.lifecycle import State
 from sovrun.core.plan import Plan
 from sovrun.engine.views import plan_of_run
 from sovrun.store.protocol import RunRecord
@@ -20,6 +21,8 @@ from sovrun.wiring import Opened
 
 REFRESH_SECONDS: Final = 0.1
 TABLE_STEPS_MAX: Final = 40
+_STEPS_MAX: Final = 5
+"""Names of steps that moved together that one line lists."""
 _ENDS: Final = frozenset(
     {
         "step.completed",
@@ -82,15 +85,33 @@ async def _lines(opened: Opened, tenant: Tenant, run: RunId, ended: asyncio.Task
         for event in await opened.store.events(tenant, run, after=after):
             after = event.sequence
             if event.type in _ENDS or event.type.startswith("run."):
-                err.print(_line(event), markup=False)
+                err.print(event_line(event), markup=False)
         if over:
             return
         await asyncio.wait([ended], timeout=REFRESH_SECONDS)
 
 
-def _line(event: Event) -> str:
+def event_line(event: Event) -> str:
+    """Return what an event says to a person, in one line."""
     what = event.type.partition(".")[2]
-    if event.step is None:
-        return f"run {what}" if event.type.startswith("run.") else f"steps {what} {event.data}"
-    detail = "" if State(what) is State.COMPLETED else f" {event.data}"
-    return f"step {event.step} {what}{detail}"
+    data = decode(event.data.encode())
+    if event.step is not None:
+        subject = f"step {event.step}"
+    elif event.type.startswith("run."):
+        subject = "run"
+    else:
+        steps = data.get("steps", [])
+        subject = f"{counted(len(steps), 'step')} ({', '.join(steps[:_STEPS_MAX])}{', ...' if len(steps) > _STEPS_MAX else ''})"
+    return f"{subject} {what}{_why(data)}"
+
+
+def _why(data: Mapping[str, Any]) -> str:
+    """Return why a step is in its state, on which of its attempts, and until when."""
+    reason, failure = data.get("reason"), data.get("failure")
+    codes = [code for code in (failure or reason, reason if data.get("until") else None) if code]
+    text = f" [{', '.join(dict.fromkeys(codes))}]" if codes else ""
+    if "attemptsLeft" in data:
+        text += f", attempt {data['attempts']} of {data['attempts'] + data['attemptsLeft']}"
+        if failure and reason and not data.get("until"):
+            text += f", {reason}"
+    return text + (f", until {data['until']}" if data.get("until") else "")

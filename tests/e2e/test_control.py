@@ -82,6 +82,22 @@ def test_cancelling_a_waiting_run_ends_it_and_twice_is_harmless(asked: tuple[Sit
     assert {*site.states(run).values()} == {"completed", "cancelled"}
 
 
+def test_who_cancelled_a_run_and_why_can_be_read(asked: tuple[Site, str]) -> None:
+    site, run = asked
+    before = site.ask("show", run)
+    assert (before["cancelledBy"], before["cancelReason"]) == (None, None)
+    site.ask("cancel", run, "--note", "wrong image")
+    shown = site.ask("show", run)
+    assert (shown["cancelledBy"], shown["cancelReason"], shown["note"]) == (
+        shown["actor"],
+        "wrong image",
+        None,
+    )
+    told = site.tell("show", run).out
+    assert f"cancelledBy   {shown['actor']}\n" in told
+    assert "cancelReason  wrong image\n" in told
+
+
 def test_a_run_that_is_over_cannot_be_cancelled(tmp_path: Path) -> None:
     site, _, _ = counting(tmp_path)
     run = site.begun(code=1)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import subprocess
+import termios
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -127,6 +131,51 @@ def test_only_the_role_that_is_named_may_decide(asked: tuple[Site, str]) -> None
     site.ask("approve", run, "approve", "--yes", "--role", "reader", *AS_MANAGER)
 
 
+def test_who_does_not_say_the_role_is_told_how(asked: tuple[Site, str]) -> None:
+    site, run = asked
+    done = site.tell("approve", run, "approve", "--yes")
+    assert (done.code, "say so: --role release-manager" in done.err) == (2, True), done.err
+
+
+def test_who_asked_and_may_not_decide_is_told_so_before_trying(tmp_path: Path) -> None:
+    barring = RELEASE.replace(
+        "show: {from: steps.propose}, expires: 14d",
+        "show: {from: steps.propose}, expires: 14d, onExpiry: reject, barRequester: true",
+    )
+    site = Site(tmp_path, barring)
+    run = site.begun()
+    (wait,) = site.waits()
+    assert (wait["role"], wait["actor"], wait["barRequester"]) == ("release-manager", None, True)
+    assert wait["onExpiry"] == "reject"
+    told = site.tell("waiting").out
+    requester = site.ask("show", run)["actor"]
+    assert f"{requester} asked for the run and may not decide" in told
+    assert f"somebody else than you has to end the wait with: sovrun approve {run}" in told
+    assert ", when it is rejected\n" in told
+    assert site.refusal("approve", run, "approve", "--yes", *AS_MANAGER) == "not_allowed"
+
+
+def test_a_wait_tells_what_its_expiry_comes_to(asked: tuple[Site, str], scanning: tuple[Site, str]) -> None:
+    (wait,) = asked[0].waits()
+    assert (wait["onExpiry"], wait["barRequester"]) == ("fail", False)
+    told = asked[0].tell("waiting").out
+    assert ", when it fails\n" in told
+    assert "somebody else" not in told
+    (wait,) = scanning[0].waits()
+    assert (wait["onExpiry"], wait["role"]) == ("fail", None)
+
+
+def test_who_decided_what_and_why_can_be_read(asked: tuple[Site, str]) -> None:
+    site, run = asked
+    site.ask("approve", run, "approve", "--yes", "--rationale", "seen and\x1b[2J good", *AS_MANAGER)
+    shown = site.ask("show", run)
+    step = {step["id"]: step for step in shown["steps"]}["approve"]
+    assert (step["decision"], step["rationale"]) == ("approved", "seen and\x1b[2J good")
+    assert step["decidedBy"] == shown["actor"], "the same person asked and approved"
+    assert f"approve approved by {shown['actor']}: seen and\\u001b[2J good" in site.tell("show", run).out
+    assert {step["decision"] for step in shown["steps"]} == {None, "approved"}
+
+
 def test_the_same_decision_again_is_acknowledged_and_another_is_refused(asked: tuple[Site, str]) -> None:
     site, run = asked
     same = ("approve", run, "approve", "--yes", "--rationale", "seen", *AS_MANAGER)
@@ -175,8 +224,8 @@ def test_no_decision_crosses_tenants(asked: tuple[Site, str]) -> None:
 # --- a terminal -------------------------------------------------------------------------------------------------------
 
 
-def at_terminal(site: Site, *arguments: object, typed: bytes) -> tuple[int, str]:
-    """Run a command on a terminal of its own, type, and return its exit code and what the terminal showed."""
+def at_terminal(site: Site, *arguments: object, typed: bytes, after: bytes = b"") -> tuple[int, str]:
+    """Run a command on a terminal of its own, type once it shows `after`, and return its exit code and what was shown."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         command(*arguments, "--store", site.store),
@@ -185,10 +234,13 @@ def at_terminal(site: Site, *arguments: object, typed: bytes) -> tuple[int, str]
         stderr=theirs,
         cwd=site.folder,
         env=environment(TERM="dumb"),
+        preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),  # noqa: PLW1509 -- no threads
     )
     os.close(theirs)
-    os.write(ours, typed)
     shown = b""
+    while after not in shown:
+        shown += os.read(ours, 65_536)
+    os.write(ours, typed)
     while True:
         try:
             shown += os.read(ours, 65_536)
@@ -207,6 +259,17 @@ def test_on_a_terminal_a_person_sees_what_is_shown_and_is_asked(asked: tuple[Sit
     code, shown = at_terminal(site, "approve", run, "approve", *AS_MANAGER, typed=b"y\n")
     assert code == 0
     assert site.states(run)["approve"] == "completed"
+
+
+@pytest.mark.parametrize(("typed", "expected"), [(b"\x03", 130), (b"\x04", 1)], ids=["interrupt", "end"])
+def test_who_interrupts_the_question_decides_nothing(
+    asked: tuple[Site, str], typed: bytes, expected: int
+) -> None:
+    site, run = asked
+    asking = ("approve", run, "approve", *AS_MANAGER)
+    code, shown = at_terminal(site, *asking, typed=typed, after=b"Approve this?")
+    assert (code, "nothing was decided" in shown) == (expected, True), shown
+    assert site.states(run)["approve"] == "awaiting_user_confirmation"
 
 
 def test_what_is_shown_cannot_move_the_cursor_or_turn_the_direction_of_reading(site: Site) -> None:
@@ -250,3 +313,43 @@ def test_a_tool_that_has_no_answer_fails_the_step_with_its_words(scanning: tuple
 def test_an_answer_before_the_tool_is_asked_is_refused(asked: tuple[Site, str]) -> None:
     site, run = asked
     assert site.refusal("answer", run, "scan", "--output", '{"findings": 0}') == "illegal_transition"
+
+
+# --- too late ---------------------------------------------------------------------------------------------------------
+
+HASTY = """
+apiVersion: sovrun/v1
+kind: Dag
+metadata: {id: hasty}
+steps:
+  - {id: scan, tool: {name: scanner, deadline: 2s}}
+  - {id: agree, confirm: {show: {question: really}, expires: 2s}}
+  - {id: allow, confirm: {show: {question: really}, expires: 2s, onExpiry: reject}}
+"""
+
+
+def test_a_word_that_comes_after_its_time_is_told_when_that_was(tmp_path: Path) -> None:
+    site = Site(tmp_path, HASTY)
+    run = site.begun()
+    waits = {wait["stepId"]: wait["until"] for wait in site.waits()}
+    assert len(waits) == 3
+    last = datetime.fromisoformat(max(waits.values()))
+    time.sleep(max(0.0, (last - datetime.now(UTC)).total_seconds()))
+    for step, reason, words in (
+        ("scan", "tool_expired", ("answer", run, "scan", "--output", "1")),
+        ("agree", "confirmation_expired", ("approve", run, "agree", "--yes")),
+        ("allow", "rejected", ("reject", run, "allow", "--yes")),
+    ):
+        done = site.tell(*words)
+        assert (done.code, "[illegal_transition]" in done.err) == (2, True), done.err
+        late = f"step {step} of run {run} waited until {waits[step]}: its time was over, and it failed ({reason})"
+        assert late in done.err
+    code, shown = at_terminal(site, "approve", run, "agree", typed=b"")
+    assert (code, "its time was over" in shown) == (2, True), shown
+
+
+def test_a_word_after_a_persons_own_is_not_called_late(asked: tuple[Site, str]) -> None:
+    site, run = asked
+    site.ask("reject", run, "approve", "--yes", *AS_MANAGER)
+    done = site.tell("approve", run, "approve", "--yes", *AS_MANAGER)
+    assert (done.code, "its time was over" in done.err) == (2, False), done.err

@@ -14,6 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from sovrun.cli.holds import print_how_to_go_on
 from sovrun.cli.options import (
     Adapters,
     AsJson,
@@ -28,10 +29,9 @@ from sovrun.cli.options import (
 )
 from sovrun.cli.output import STYLE, Exit, complete, err, out, print_json, print_unresolved
 from sovrun.cli.progress import follow
-from sovrun.cli.running import announce, finish
 from sovrun.cli.runs import find_run
-from sovrun.cli.serving import watch
-from sovrun.cli.waits import print_how_to_go_on
+from sovrun.cli.summary import announce, finish
+from sovrun.cli.watching import followed
 from sovrun.core import ids
 from sovrun.core.errors import InvalidSetting, StoreOwned
 from sovrun.core.lanes import LIMIT_MAX, WEIGHT_MAX, Bound, Governed, Limits, LimitsChange
@@ -146,10 +146,9 @@ def rerun(  # noqa: PLR0913 -- one parameter per option
             raise typer.Exit(complete(_run_again(address, whose, again, workers, adapters, as_json=as_json)))
         except StoreOwned:
             err.print("[dim]another process owns the store; a server executes the run[/]")
+        raise typer.Exit(complete(_run_again_beside(address, whose, again, as_json=as_json)))
     record, shown = complete(_made_again(address, whose, again))
-    if not detach:
-        watch(record.head.id, store=str(address), tenant=tenant, as_json=as_json)
-    elif as_json:
+    if as_json:
         print_json(shown)
     else:
         out.print(record.head.id)
@@ -182,6 +181,18 @@ async def _run_again(
         if not as_json:
             announce(opened, address, made.run, created=made.created)
         record = await follow(opened, tenant, made.run, quiet=as_json)
+        return await finish(opened, address, record, save=None, as_json=as_json)
+
+
+async def _run_again_beside(
+    address: StoreAddress, tenant: ids.Tenant, again: Again, *, as_json: bool
+) -> Exit:
+    """Have the server that owns the store execute the re-run, and follow it."""
+    async with open_desk(address) as opened:
+        made = await ask_rerun(opened.desk, opened.store, tenant, again)
+        if not as_json:
+            announce(opened, address, made.run, created=made.created)
+        record = await followed(opened, address, tenant, made.run, quiet=as_json)
         return await finish(opened, address, record, save=None, as_json=as_json)
 
 

@@ -29,6 +29,7 @@ from sovrun.cli import (
     serving,
     simulate,
     waits,
+    watching,
 )
 from sovrun.cli.output import Exit, exit_of, report_error
 from sovrun.core.errors import InvalidSetting, SovrunError, SystemRefused
@@ -55,7 +56,7 @@ app.command("replay")(replays.replay)
 app.command("up")(serving.up)
 app.command("worker")(serving.worker)
 app.command("submit")(serving.submit)
-app.command("watch")(serving.watch)
+app.command("watch")(watching.watch)
 app.command("waiting")(waits.waiting)
 app.command("answer")(waits.answer)
 app.command("approve")(waits.approve)

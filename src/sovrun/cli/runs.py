@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from sovrun.cli.holds import why_nothing_goes_on
 from sovrun.cli.options import AsJson, RunId, StoreUrl, TenantName, tenant_of
-from sovrun.cli.output import STYLE, complete, out, print_json, print_line, steps_table, visible
+from sovrun.cli.output import STYLE, complete, err, out, print_json, print_line, steps_table, visible
 from sovrun.core import ids
 from sovrun.core.errors import InvalidIdentifier, NotFound
 from sovrun.core.identity import parse_replay_token
 from sovrun.core.times import time_text
+from sovrun.engine.holds import Holds
 from sovrun.engine.views import plan_of_run, run_json, run_summary
 from sovrun.store.codec import shown
-from sovrun.store.protocol import Reads
+from sovrun.store.protocol import Reads, RunRecord
 from sovrun.wiring import StoreAddress, open_reader
 
 PAGE = 5_000
@@ -30,19 +33,24 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs, latest first."""
+    whose = tenant_of(tenant)
+    address = StoreAddress.parse(store)
 
     async def job() -> None:
-        async with open_reader(StoreAddress.parse(store)) as (reader, _):
-            found = await reader.runs(tenant_of(tenant), limit=limit)
-            shown = [await run_summary(reader, record) for record in found]
+        found: Sequence[RunRecord] = ()
+        if is_there(address):
+            async with open_reader(address) as (reader, _):
+                found = await reader.runs(whose, limit=limit)
+                shown = [await run_summary(reader, record) for record in found]
+                holds = await Holds.read(reader, whose)
         if as_json:
-            print_json({"runs": shown})
+            print_json({"runs": shown if found else []})
             return
         if not found:
             out.print(f"no runs of tenant {tenant} yet; `sovrun run FILE` makes one")
             return
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("run", "dag", "status", "created", "outcome"):
+        for column in ("run", "dag", "status", "reason", "created", "outcome"):
             table.add_column(column, no_wrap=True)
         for record, told in zip(found, shown, strict=True):
             head = record.head
@@ -52,6 +60,7 @@ def runs(
                 head.id,
                 escape(record.dag),
                 f"[{STYLE[head.state]}]{head.state}[/]{more}",
+                ", ".join(hold.reason for hold in holds.of(record)) or head.reason or "",
                 time_text(record.created_us)[:19] + "Z",
                 (head.outcome or "")[:16],
             )
@@ -63,11 +72,12 @@ def runs(
 def show(
     run: RunId, *, store: StoreUrl = None, tenant: TenantName = "default", as_json: AsJson = False
 ) -> None:
-    """Show a run and its steps."""
+    """Show a run and its steps, what holds it, and whose word ended what."""
+    whose = tenant_of(tenant)
+    address = StoreAddress.parse(store)
 
     async def job() -> None:
-        async with open_reader(StoreAddress.parse(store)) as (reader, _):
-            whose = tenant_of(tenant)
+        async with open_reader(address) as (reader, _):
             record = await reader.run(whose, await find_run(reader, whose, run))
             whole = await run_json(reader, record)
             if as_json:
@@ -80,7 +90,14 @@ def show(
                 out.print(f"[yellow]effects unresolved: {whole['effectsUnresolved']}[/]")
             plan = await plan_of_run(reader, record)
             out.print(steps_table(plan, list(await reader.steps(whose, record.head.id))))
+            for line in await why_nothing_goes_on(reader, record, address):
+                out.print(f"[yellow]{escape(line)}[/]")
             for step in whole["steps"]:
+                if step["decision"] is not None:
+                    why = "" if step["rationale"] is None else f": {step['rationale']}"
+                    out.print(
+                        visible(f"{step['id']} {step['decision']} by {step['decidedBy']}{why}"), markup=False
+                    )
                 if step["error"] is not None:
                     out.print(
                         f"[bold red]{escape(step['id'])}[/] {escape(visible(step['error']['message']))}"
@@ -112,6 +129,16 @@ def events(
                         )
 
     complete(job())
+
+
+def is_there(address: StoreAddress) -> bool:
+    """Return whether a store has been made; of one that has not, say so: what is listed of it is nothing."""
+    if address.path is None or address.path.exists():
+        return True
+    err.print(
+        f"[dim]there is no store at {escape(str(address.path))} yet; `sovrun run`, `submit` and `up` make one[/]"
+    )
+    return False
 
 
 async def find_run(reader: Reads, tenant: ids.Tenant, text: str) -> ids.RunId:

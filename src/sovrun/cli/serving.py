@@ -1,4 +1,4 @@
-"""Commands around a server: up, worker, submit, watch."""
+"""Commands around a server: up, worker, submit."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
+from sovrun.cli.holds import held_lines, print_how_to_go_on
 from sovrun.cli.options import (
     Adapters,
     AllowEndpoint,
@@ -26,14 +26,13 @@ from sovrun.cli.options import (
     inputs_of,
     tenant_of,
 )
-from sovrun.cli.output import STYLE, Exit, complete, err, exit_of_run, out, print_json
-from sovrun.cli.runs import find_run
+from sovrun.cli.output import complete, err, out, print_json
 from sovrun.core.identity import RunKey
-from sovrun.core.ids import RunId, Tenant, idempotency_key
-from sovrun.core.lifecycle import TERMINAL, Reason, State
+from sovrun.core.ids import idempotency_key
 from sovrun.engine.handler import RunRequest
-from sovrun.engine.views import run_json, run_summary
-from sovrun.store.protocol import PRIORITY_DEFAULT, Reads, RunRecord
+from sovrun.engine.holds import Holds
+from sovrun.engine.views import run_summary
+from sovrun.store.protocol import PRIORITY_DEFAULT
 from sovrun.wiring import (
     SECRETS,
     StoreAddress,
@@ -42,13 +41,10 @@ from sovrun.wiring import (
     allowed_endpoints,
     isolation_of,
     local_actor,
-    open_reader,
     open_submitting,
     open_worker,
     secret_sources,
 )
-
-LOOK_SECONDS: Final = 0.2
 
 
 def up(  # noqa: PLR0913 -- one parameter per option of the command
@@ -176,9 +172,10 @@ def submit(  # noqa: PLR0913 -- one parameter per option of the command
     """Make a run and return at once; a server (`sovrun up`) or `sovrun resume` executes it."""
     whose = tenant_of(tenant)
     caller = None if key is None else idempotency_key(key)
+    address = StoreAddress.parse(store)
 
-    async def job() -> dict[str, Any]:
-        async with open_submitting(StoreAddress.parse(store), isolation) as opened:
+    async def job() -> tuple[dict[str, Any], list[str]]:
+        async with open_submitting(address, isolation) as opened:
             dag = opened.load(file, whose)
             given = inputs_of(
                 dag.spec.inputs, inputs or [], input_files or [], inputs_file, whose=whose, kept=opened.files
@@ -187,55 +184,16 @@ def submit(  # noqa: PLR0913 -- one parameter per option of the command
             request = RunRequest(dag, given, run_key, local_actor(), opened.isolation, note, priority)
             submitted = await opened.submit(request)
             record = await opened.store.run(whose, submitted.run)
-            return {**await run_summary(opened.store, record), "created": submitted.created}
+            holds = (await Holds.read(opened.store, whose)).of(record)
+            made = {**await run_summary(opened.store, record), "created": submitted.created}
+            return made, held_lines(holds, record, address)
 
-    made = complete(job())
+    made, held = complete(job())
     if as_json:
         print_json(made)
-    else:
-        out.print(made["runId"], highlight=False)
-
-
-def watch(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="The run's id, or a beginning of it.", show_default=False)
-    ],
-    *,
-    store: StoreUrl = None,
-    tenant: TenantName = "default",
-    as_json: AsJson = False,
-) -> None:
-    """Follow a run until it is over or left waiting."""
-    whose = tenant_of(tenant)
-
-    async def job() -> Exit:
-        async with open_reader(StoreAddress.parse(store)) as (reader, _):
-            record = await followed(reader, whose, await find_run(reader, whose, run), quiet=as_json)
-            if as_json:
-                print_json(await run_json(reader, record))
-            else:
-                head = record.head
-                out.print(f"[{STYLE[head.state]}]{head.state}[/] {escape(record.dag)} {head.id}")
-                if head.outcome is not None:
-                    out.print(f"outcome {head.outcome} ({'' if head.reproducible else 'not '}reproducible)")
-            return exit_of_run(record.head.state)
-
-    raise typer.Exit(complete(job()))
-
-
-async def followed(reader: Reads, tenant: Tenant, run: RunId, *, quiet: bool) -> RunRecord:
-    """Show the events of a run that others execute until it is terminal or left waiting, and return it."""
-    after = 0
-    while True:
-        record = await reader.run(tenant, run)
-        for event in await reader.events(tenant, run, after=after):
-            after = event.sequence
-            if not quiet:
-                err.print(f"{event.type.replace('.', ' ', 1)} {event.step or ''}".rstrip(), markup=False)
-        if record.head.state in TERMINAL or record.head.state is State.AWAITING_USER_CONFIRMATION:
-            return record
-        if record.head.state is State.AWAITING_TOOL:
-            waits = [step for step in await reader.steps(tenant, run) if step.reason == Reason.TOOL]
-            if len(waits) == record.head.counts.awaiting_tool:
-                return record
-        await asyncio.sleep(LOOK_SECONDS)
+        return
+    out.print(made["runId"], highlight=False)
+    for line in held:
+        err.print(line, markup=False)
+    if made["endedAt"] is None:
+        print_how_to_go_on(address, made["isolation"], to=err)

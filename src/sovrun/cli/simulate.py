@@ -81,6 +81,8 @@ def simulate(  # noqa: PLR0913 -- one parameter per option
     """Run the real engine in simulated worlds full of faults and check every history by rules of its own."""
     if store not in ("memory", "sqlite"):
         raise InvalidSetting(f"{store!r} is no kind of store to simulate", hint="use memory or sqlite")
+    if runs == 0 and commands is None and long is None:
+        raise InvalidSetting("--runs 0 simulates nothing", hint="give 1 or more; 0 goes with --commands only")
     told = None if as_json else _tell
     if commands is not None:
         if store != "memory":
@@ -103,7 +105,7 @@ def simulate(  # noqa: PLR0913 -- one parameter per option
     of_runs = campaign(
         seed,
         settings,
-        runs=None if long else max(1, _RUNS if runs is None else runs),
+        runs=None if long else _RUNS if runs is None else runs,
         seconds=long,
         told=told,
     )

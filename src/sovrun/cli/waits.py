@@ -7,6 +7,7 @@ owns or on the server that owns it; nothing here knows which.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import typer
 from rich.markup import escape
 
 from sovrun.cli.commands import resolving
+from sovrun.cli.holds import held_lines, print_how_to_go_on
 from sovrun.cli.options import (
     AsJson,
     RunId,
@@ -27,7 +29,7 @@ from sovrun.cli.options import (
     tenant_of,
 )
 from sovrun.cli.output import STYLE, Exit, complete, err, out, print_json, visible
-from sovrun.cli.runs import find_run
+from sovrun.cli.runs import find_run, is_there
 from sovrun.core import ids
 from sovrun.core.canonical import decode, parse, sha256_hex
 from sovrun.core.commands.journal import Command
@@ -46,7 +48,6 @@ from sovrun.wiring import (
     open_desk,
     open_reader,
     read_bounded,
-    socket_of,
 )
 
 _SHOWN_MAX: Final = 300
@@ -84,6 +85,8 @@ def waiting(*, store: StoreUrl = None, tenant: TenantName = "default", as_json: 
     address = StoreAddress.parse(store)
 
     async def job() -> tuple[list[WaitView], list[Command]]:
+        if not is_there(address):
+            return [], []
         async with open_reader(address) as (reader, files):
             lookout = Lookout(reader, files)
             return await lookout.waiting(whose), await lookout.parked(whose)
@@ -102,17 +105,27 @@ def waiting(*, store: StoreUrl = None, tenant: TenantName = "default", as_json: 
 
 
 def print_wait(view: WaitView, address: StoreAddress) -> None:
-    """Show a wait and the command that ends it."""
+    """Show a wait and the command that ends it, to who may give it."""
     wait = view.wait
-    until = "without end" if wait.until_us is None else f"until {time_text(wait.until_us)}"
     out.print(
         f"[yellow]{escape(view.step)}[/] of {escape(wait.dag)} {wait.run} waits for [bold]{escape(view.whom)}[/]"
     )
-    out.print(f"  since {time_text(wait.since_us)}, {until}")
+    out.print(f"  since {time_text(wait.since_us)}, {_end_of(view)}")
+    if view.barred is not None:
+        out.print(f"  {view.barred} asked for the run and may not decide", markup=False)
     out.print(f"  shown {wait.shown}", markup=False)
     out.print(f"        {shortened(view.shown)}", markup=False)
     if view.kind is not Kind.COMMAND:
-        out.print(f"  end the wait with: {command_of(view, address)}", markup=False)
+        who = "" if view.is_for(local_actor()) else "somebody else than you has to "
+        out.print(f"  {who}end the wait with: {command_of(view, address)}", markup=False)
+
+
+def _end_of(view: WaitView) -> str:
+    """Return until when something waits, and what becomes of it then."""
+    if view.wait.until_us is None:
+        return "without end"
+    then = "is rejected" if view.on_expiry == "reject" else "fails"
+    return f"until {time_text(view.wait.until_us)}, when it {then}"
 
 
 def print_parked(command: Command, address: StoreAddress) -> None:
@@ -137,7 +150,7 @@ def command_of(view: WaitView, address: StoreAddress) -> str:
     where = same_store(address, view.wait.tenant)
     if view.kind is Kind.TOOL:
         return f"sovrun answer {name} --output JSON{where}"
-    role = "" if view.role is None else f" --role {view.role}"
+    role = "" if view.asks is None or view.asks.role is None else f" --role {view.asks.role}"
     return f"sovrun approve {name} --shown {view.wait.shown}{role}{where}"
 
 
@@ -338,15 +351,17 @@ def _agreed(run: str, step: str, decision: Decision, tenant: ids.Tenant, address
 
     async def look() -> Asked:
         async with open_reader(address) as (reader, files):
-            found = await find_run(reader, tenant, run)
-            return await Lookout(reader, files).asked(tenant, found, ids.StepId(step))
+            found, lookout = await find_run(reader, tenant, run), Lookout(reader, files)
+            asked = await lookout.asked(tenant, found, ids.StepId(step))
+            if asked.step.state is not State.AWAITING_USER_CONFIRMATION:
+                late = await lookout.too_late(tenant, found, asked.id)
+                raise late or IllegalTransition(
+                    f"step {asked.id} is {asked.step.state}; nobody is asked", state=asked.step.state
+                )
+            return asked
 
     asked = complete(look())
     shown = _digest_shown(asked)
-    if asked.step.state is not State.AWAITING_USER_CONFIRMATION:
-        raise IllegalTransition(
-            f"step {asked.id} is {asked.step.state}; nobody is asked", state=asked.step.state
-        )
     err.print(
         f"step {asked.id} of {asked.record.dag} {asked.record.head.id} asks {asked.whom}:", markup=False
     )
@@ -354,10 +369,22 @@ def _agreed(run: str, step: str, decision: Decision, tenant: ids.Tenant, address
         raise NotFound(f"what step {asked.id} shows is no longer kept; its digest is {shown}")
     err.print(visible(json.dumps(decode(asked.body), indent=2, ensure_ascii=False)), markup=False)
     err.print(f"shown {shown}", markup=False)
-    if not typer.confirm("Approve this?" if decision.approve else "Reject this?", err=True):
+    if not _agrees("Approve this?" if decision.approve else "Reject this?"):
         err.print("nothing was decided")
         raise typer.Exit(Exit.FAILED)
     return Decision(decision.approve, shown, decision.rationale, decision.roles)
+
+
+def _agrees(question: str) -> bool:
+    """Ask a person; one who types the end of the input does not agree. Raises: typer.Exit when interrupted."""
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort as error:  # of both, which only its context tells apart
+        err.print("")
+        if isinstance(error.__context__, KeyboardInterrupt):
+            err.print("interrupted; nothing was decided")
+            raise typer.Exit(128 + signal.SIGINT) from None
+        return False
 
 
 # --- how it is shown ------------------------------------------------------------------------------------------------
@@ -374,13 +401,6 @@ def _print_word(done: str, word: Word, address: StoreAddress, *, as_json: bool) 
         print_how_to_go_on(address)
 
 
-def print_how_to_go_on(address: StoreAddress, isolation: str = "sandbox") -> None:
-    """Say what executes the work that is left, unless a server does."""
-    if address.path is not None and not socket_of(address.path).exists():
-        option = "" if isolation == "sandbox" else f" --isolation {isolation}"
-        out.print(f"go on with: sovrun resume{same_store(address)}{option}", markup=False)
-
-
 async def print_waits_of(lookout: Lookout, record: RunRecord, address: StoreAddress) -> None:
     """Show what a run waits for and how it goes on."""
     head = record.head
@@ -388,12 +408,6 @@ async def print_waits_of(lookout: Lookout, record: RunRecord, address: StoreAddr
         print_wait(view, address)
     for command in await lookout.parked(head.tenant, head.id):
         print_parked(command, address)
-    if head.reason is not None:
-        out.print(f"the run waits: {head.reason}", markup=False)
-    for dag in (None, record.dag):
-        if (await lookout.limits(head.tenant, dag)).paused:
-            what = "" if dag is None else f" {dag}"
-            out.print(
-                f"end the pause with: sovrun unpause{what}{same_store(address, head.tenant)}", markup=False
-            )
+    for line in held_lines((await lookout.holds(head.tenant)).of(record), record, address):
+        out.print(line, markup=False)
     print_how_to_go_on(address, record.isolation)

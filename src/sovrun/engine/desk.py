@@ -6,7 +6,7 @@ document and the caller's roles; what it comes to is decided in `core.actions`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,13 +19,14 @@ from sovrun.core.errors import IllegalTransition, InvalidValue, NotAllowed, NotF
 from sovrun.core.identity import RunKey, run_id_of, run_token
 from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant
 from sovrun.core.lanes import Governed, Limits
-from sovrun.core.lifecycle import TERMINAL, State
+from sovrun.core.lifecycle import TERMINAL, Cause, Reason, State
 from sovrun.core.plan import Plan, plan_of
 from sovrun.core.spec.model import CommandCall, Confirmation, Kind, StepSpec, ToolWait
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.core.step import Step
 from sovrun.engine.clerk import with_descendants
 from sovrun.engine.command_steps import require_named
+from sovrun.engine.holds import Holds
 from sovrun.ports import Files
 from sovrun.store.payload import Payload
 from sovrun.store.protocol import (
@@ -43,6 +44,9 @@ from sovrun.store.protocol import (
 NOTE_MAX: Final = 16_384
 """Bytes that a note, a rationale or the message of a tool that could not may have."""
 PAGE: Final = 1_000
+_EXPIRED: Final = (Reason.TOOL_EXPIRED, Reason.CONFIRMATION_EXPIRED, Reason.REJECTED)
+"""Why a step failed whose wait came to its end by itself; owed to circumstance, which a person's rejection is not."""
+_BEGINS_TO_WAIT: Final = ("step.awaiting_tool", "step.awaiting_user_confirmation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,8 @@ class WaitView:
     Args:
         whom: what it waits for, for a person: the tool's name, or who may decide.
         shown: what is asked, decoded; None also when the payload is no longer kept.
-        role: of a confirmation, the role whose holders may decide.
+        asks: of a confirmation, who may decide and what its expiry comes to.
+        barred: who asked for the run, where that one may not decide.
     """
 
     wait: Wait
@@ -60,7 +65,22 @@ class WaitView:
     kind: Kind
     whom: str
     shown: Any
-    role: str | None = None
+    asks: Confirmation | None = None
+    barred: Actor | None = None
+
+    @property
+    def on_expiry(self) -> str | None:
+        """What becomes of the step at the end of its time, `fail` or `reject`; None when there is no such end."""
+        if self.wait.until_us is None:
+            return None
+        return "fail" if self.asks is None else self.asks.on_expiry
+
+    def is_for(self, actor: Actor) -> bool:
+        """Return whether an actor may end the wait, in whatever role that takes."""
+        if self.asks is None:
+            return True
+        named = self.asks.role is not None or self.asks.actor in (None, actor)
+        return named and actor != self.barred
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +116,11 @@ class Lookout:
             step = (await self._plan(tenant, wait.version)).steps[wait.position]
             body = await self._shown(tenant, wait.shown)
             shown = None if body is None else decode(body)
-            role = step.entry.role if isinstance(step.entry, Confirmation) else None
-            views.append(WaitView(wait, step.id, step.kind, _whom(step), shown, role))
+            asks = step.entry if isinstance(step.entry, Confirmation) else None
+            barred = None
+            if asks is not None and asks.bar_requester:
+                barred = (await self._reads.run(tenant, wait.run)).actor
+            views.append(WaitView(wait, step.id, step.kind, _whom(step), shown, asks, barred))
         return views
 
     async def parked(self, tenant: Tenant, run: RunId | None = None) -> list[Command]:
@@ -129,6 +152,30 @@ class Lookout:
         now = (await self._reads.steps(tenant, run))[position]
         body = await self._shown(tenant, now.shown)
         return Asked(record, now, step, spec.kind, _whom(spec), now.shown, body)
+
+    async def too_late(self, tenant: Tenant, run: RunId, step: StepId) -> IllegalTransition | None:
+        """Return the refusal of a word about a step whose wait ended by itself; None when it did not end so."""
+        _, _, position = await self._step(tenant, run, step)
+        now = (await self._reads.steps(tenant, run))[position]
+        if now.cause is not Cause.CIRCUMSTANCE or now.reason not in _EXPIRED:
+            return None
+        until: str | None = None
+        after = 0
+        while page := await self._reads.events(tenant, run, after=after, limit=PAGE):
+            after = page[-1].sequence
+            for event in page:
+                if event.step == step and event.type in _BEGINS_TO_WAIT:
+                    until = decode(event.data.encode())["until"]
+        return IllegalTransition(
+            f"step {step} of run {run} waited until {until}: its time was over, and it failed ({now.reason})",
+            hint="`sovrun rerun` makes a new run, which asks again",
+            state=now.state,
+            step=step,
+        )
+
+    async def holds(self, tenant: Tenant) -> Holds:
+        """Return what pauses and limits keep from going on now."""
+        return await Holds.read(self._reads, tenant)
 
     async def limits(self, tenant: Tenant, dag: str | None) -> Limits:
         """Return what an operator allows a tenant or one of its DAGs. Raises: NotFound."""
@@ -184,15 +231,13 @@ class Desk(Lookout):
         if failure is not None:
             message = _bounded(failure, "the message").decode()
             error = self._payload(tenant, canonical({"code": "tool_failed", "message": message}))
-            return await self._store.act(
-                Answer(tenant, run, position, actor, None, error.digest), payloads=(error,)
-            )
+            return await self._told(Answer(tenant, run, position, actor, None, error.digest), step, (error,))
         body = canonical(output)
         _require_fit(spec, output, body)
         answer = self._payload(tenant, body)
         chosen = _chosen(plan, spec, output)
-        return await self._store.act(
-            Answer(tenant, run, position, actor, answer.digest, None, chosen), payloads=(answer,)
+        return await self._told(
+            Answer(tenant, run, position, actor, answer.digest, None, chosen), step, (answer,)
         )
 
     async def decide(
@@ -227,7 +272,14 @@ class Desk(Lookout):
             None if note is None else note.digest,
         )
         payloads = [payload for payload in (note, output if approve else None) if payload is not None]
-        return await self._store.act(action, payloads=payloads)
+        return await self._told(action, step, payloads)
+
+    async def _told(self, action: Answer | Decide, step: StepId, payloads: Sequence[Payload]) -> Acted:
+        """Pass on a word about a step; one that came after the step's time is refused by saying so."""
+        try:
+            return await self._store.act(action, payloads=payloads)
+        except IllegalTransition as refused:
+            raise await self.too_late(action.tenant, action.run, step) or refused from None
 
     async def cancel(self, tenant: Tenant, run: RunId, actor: Actor, note: str | None) -> Acted:
         """End a run now; the identical request again is acknowledged.
@@ -344,7 +396,10 @@ def _require_allowed(
     named = entry.role is not None or entry.actor is not None
     if named and entry.role not in roles and entry.actor != actor:
         raise NotAllowed(
-            f"step {step} waits for {'role ' + entry.role if entry.role else entry.actor}, not for {actor}"
+            f"step {step} waits for {'role ' + entry.role if entry.role else entry.actor}, not for {actor}",
+            hint=f"if you hold that role, say so: --role {entry.role}"
+            if entry.role
+            else "somebody else must decide",
         )
     if entry.bar_requester and actor == requester:
         raise NotAllowed(

@@ -36,17 +36,20 @@ class Hub:
         watch: DriftWatch,
         *,
         drift_seconds: float | None = DRIFT_SECONDS,
+        at_once: asyncio.Event | None = None,
     ) -> None:
         """Make a hub of its parts.
 
         Args:
             environment: of the workers, see `Clerk`; commands: performs the commands of this store.
             watch: compares its providers with what is recorded, every `drift_seconds`; None means never.
+            at_once: set when nobody is to wait for providers any more.
         """
         self._watch = watch
         self._drift_seconds = drift_seconds
         self._store = store
         self._commands = commands
+        self._at_once = at_once or asyncio.Event()
         self._clerk = Clerk(store, files, environment, CommandSteps(store, commands))
         self._tasks: list[asyncio.Task[None]] = []
         self.resumed = 0
@@ -64,11 +67,20 @@ class Hub:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._clerk.stop()
-        await self._commands.stop()
+        await self._let_providers_answer()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._store.close()
+
+    async def _let_providers_answer(self) -> None:
+        """Let what was sent have its answer, unless told to end at once: then it is looked for after the next start."""
+        answered = asyncio.create_task(self._commands.stop())
+        hurried = asyncio.create_task(self._at_once.wait())
+        await asyncio.wait([answered, hurried], return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        answered.cancel()  # without effect when it is done
+        await asyncio.gather(answered, hurried, return_exceptions=True)
 
     async def failed(self) -> None:
         """Return when the hub cannot go on; raises what has stopped it."""

@@ -10,15 +10,17 @@ from typing import Any
 
 from sovrun.core.canonical import decode
 from sovrun.core.errors import InvalidSpec
-from sovrun.core.ids import Tenant
+from sovrun.core.identity import replay_token
+from sovrun.core.ids import Digest, Tenant
 from sovrun.core.lanes import Limits
-from sovrun.core.lifecycle import Reason, State
+from sovrun.core.lifecycle import TERMINAL, Reason, State
 from sovrun.core.plan import Plan, plan_of
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.core.step import Step
 from sovrun.core.times import time_text
 from sovrun.engine.desk import WaitView
-from sovrun.engine.history import chain_head, replay_token_of
+from sovrun.engine.history import Word, told_by
+from sovrun.engine.holds import Holds
 from sovrun.engine.queues import TenantQueue
 from sovrun.store.protocol import Depth, Reads, RunRecord
 
@@ -34,17 +36,32 @@ async def run_json(store: Reads, record: RunRecord) -> dict[str, Any]:
     head = record.head
     steps = await store.steps(head.tenant, head.id)
     plan = await plan_of_run(store, record)
-    note = None if record.note is None else await store.payload(head.tenant, record.note)
+    told = await told_by(store, record)
+    ended = None if head.outcome is None else replay_token(head.id, head.outcome, told.chain_head)
     return {
         **await run_summary(store, record),
-        "chainHead": await chain_head(store, head.tenant, head.id),
-        "replayToken": await replay_token_of(store, record),
-        "note": None if note is None else note.decode(errors="replace"),
+        "chainHead": told.chain_head,
+        "replayToken": ended,
+        "note": await _text(store, head.tenant, record.note),
+        "heldBy": None if head.state in TERMINAL else await held_by(store, record),
+        "cancelledBy": None if told.cancelled is None else told.cancelled.actor,
+        "cancelReason": None
+        if told.cancelled is None
+        else await _text(store, head.tenant, told.cancelled.why),
         "steps": [
-            await _step_json(store, record, spec.id, step)
+            {
+                **await _step_json(store, record, spec.id, step),
+                **await _word_json(store, head.tenant, told.decided.get(spec.id)),
+            }
             for spec, step in zip(plan.steps, steps, strict=True)
         ],
     }
+
+
+async def held_by(store: Reads, record: RunRecord) -> str | None:
+    """Return what keeps a run from going on that nobody has recorded: a pause or a limit that is so now."""
+    holds = (await Holds.read(store, record.head.tenant)).of(record)
+    return holds[0].reason if holds else None
 
 
 async def run_summary(store: Reads, record: RunRecord) -> dict[str, Any]:
@@ -86,7 +103,7 @@ def is_reused(step: Step) -> bool:
 
 def wait_json(view: WaitView) -> dict[str, Any]:
     """Return a wait as the object that programs see."""
-    wait = view.wait
+    wait, asks = view.wait, view.asks
     return {
         "runId": wait.run,
         "dagId": wait.dag,
@@ -96,6 +113,10 @@ def wait_json(view: WaitView) -> dict[str, Any]:
         "whom": view.whom,
         "since": time_text(wait.since_us),
         "until": _time(wait.until_us),
+        "onExpiry": view.on_expiry,
+        "role": None if asks is None else asks.role,
+        "actor": None if asks is None else asks.actor,
+        "barRequester": asks is not None and asks.bar_requester,
         "shownHash": wait.shown,
         "shown": view.shown,
     }
@@ -186,6 +207,20 @@ async def _step_json(store: Reads, record: RunRecord, step_id: str, step: Step) 
         "environment": step.environment,
         "error": await step_error(store, record.head.tenant, step),
     }
+
+
+async def _word_json(store: Reads, tenant: Tenant, word: Word | None) -> dict[str, Any]:
+    return {
+        "decision": None if word is None else word.decision,
+        "decidedBy": None if word is None else word.actor,
+        "rationale": None if word is None else await _text(store, tenant, word.why),
+    }
+
+
+async def _text(store: Reads, tenant: Tenant, digest: Digest | None) -> str | None:
+    """Return what somebody said, None also when it is not kept inline."""
+    body = None if digest is None else await store.payload(tenant, digest)
+    return None if body is None else body.decode(errors="replace")
 
 
 async def step_error(store: Reads, tenant: Tenant, step: Step) -> dict[str, Any] | None:

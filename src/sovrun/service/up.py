@@ -72,10 +72,10 @@ async def up(settings: UpSettings) -> None:
     path = settings.address.path
     if path is None:
         raise InvalidSetting("memory: cannot be served", hint="use sqlite:PATH")
-    told = asyncio.Event()
+    told = _Told()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, told.again)
     store = SqliteStore.open_owner(path, SystemClock())
     found = await unfit(
         store, settings.isolation
@@ -86,25 +86,65 @@ async def up(settings: UpSettings) -> None:
     files = files_of(path)
     commands = open_commands(store, adapter_settings(settings.adapters))
     watch = DriftWatch(store, commands.adapters)
-    hub_of = Hub(*(store, files, environment_digest(), commands, watch), drift_seconds=settings.drift_seconds)
+    hub_of = Hub(
+        *(store, files, environment_digest(), commands, watch),
+        drift_seconds=settings.drift_seconds,
+        at_once=told.at_once,
+    )
     async with hub_of as hub:
         app = create_app(store, files, SystemIdentity(), commands, watch, isolation=settings.isolation)
-        async with serving(app, socket_of(path)), _workers(settings, hub):
-            _say(f"serving {settings.address} at {socket_of(path)} with {settings.workers} workers")
+        async with serving(app, socket_of(path)), _workers(settings, hub, told):
+            workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
+            _say(f"serving {settings.address} at {socket_of(path)} with {workers}")
             if hub.resumed:
                 _say(f"took back {hub.resumed} steps that an interrupted engine had begun")
-            stop, failed = asyncio.create_task(told.wait()), asyncio.create_task(hub.failed())
+            stop, failed = asyncio.create_task(told.stop.wait()), asyncio.create_task(hub.failed())
             await asyncio.wait([stop, failed], return_when=asyncio.FIRST_COMPLETED)
-            _say("stopping")
             stop.cancel()
             if failed.done():
+                _say("stopping")
                 failed.result()
             failed.cancel()
+            _say(_stopping(await _under_way(store), settings.grace_seconds))
+
+
+class _Told:
+    """What signals have said so far: the first to stop, another to do so at once."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    def again(self) -> None:
+        """Take note of one more signal."""
+        if not self.stop.is_set():
+            self.stop.set()
+        elif not self.at_once.is_set():
+            _say("ending at once: what is under way is killed, and its leases are given back")
+            self.at_once.set()
+
+
+def _stopping(steps: int | None, grace_seconds: float) -> str:
+    """Return what is being waited for, and how not to."""
+    if steps is None:
+        return "stopping"
+    if not steps:
+        return "stopping; no step is under way"
+    what = "1 step" if steps == 1 else f"{steps:,} steps"
+    return f"stopping; {what} may go on for up to {grace_seconds:g} s (another signal ends at once)"
+
+
+async def _under_way(store: SqliteStore) -> int | None:
+    """Return how many steps workers hold, of all tenants; None when the store cannot say so now."""
+    with suppress(StoreUnavailable):
+        tenants = {tenant for tenant, _ in await store.unfinished()}
+        return sum([depth.executing for tenant in tenants for depth in await store.depths(tenant)])
+    return None
 
 
 @asynccontextmanager
-async def _workers(settings: UpSettings, hub: Hub) -> AsyncIterator[None]:
-    keepers = [asyncio.create_task(_keep_worker(settings, hub)) for _ in range(settings.workers)]
+async def _workers(settings: UpSettings, hub: Hub, told: _Told) -> AsyncIterator[None]:
+    keepers = [asyncio.create_task(_keep_worker(settings, hub, told)) for _ in range(settings.workers)]
     try:
         yield
     finally:
@@ -113,7 +153,7 @@ async def _workers(settings: UpSettings, hub: Hub) -> AsyncIterator[None]:
         await asyncio.gather(*keepers, return_exceptions=True)
 
 
-async def _keep_worker(settings: UpSettings, hub: Hub) -> None:
+async def _keep_worker(settings: UpSettings, hub: Hub, told: _Told) -> None:
     """Run one worker process for as long as the server lives; what a dead one held goes to others at once."""
     identity = SystemIdentity()
     while True:
@@ -138,7 +178,7 @@ async def _keep_worker(settings: UpSettings, hub: Hub) -> None:
         try:
             code = await process.wait()
         except asyncio.CancelledError:
-            await _stop(process, settings.grace_seconds)
+            await _stop(process, settings.grace_seconds, told)
             raise
         finally:
             with suppress(StoreUnavailable):  # then its silence is noticed, or the next start takes them back
@@ -147,19 +187,25 @@ async def _keep_worker(settings: UpSettings, hub: Hub) -> None:
         await asyncio.sleep(RESPAWN_SECONDS)
 
 
-async def _stop(process: asyncio.subprocess.Process, grace_seconds: float) -> None:
-    """Let a worker finish what it has begun, for a while; then have it end its steps, and kill it when time is over."""
+async def _stop(process: asyncio.subprocess.Process, grace_seconds: float, told: _Told) -> None:
+    """Let a worker finish what it has begun, for a while; then have it end its steps, and kill it when time is over.
+
+    One that is told to end at once has no time.
+    """
     ending = grace_seconds / ENDING_SHARE
+    ends = [asyncio.create_task(process.wait()), asyncio.create_task(told.at_once.wait())]
     for number, patience in ((signal.SIGTERM, grace_seconds - ending), (signal.SIGQUIT, ending)):
         with suppress(ProcessLookupError):
             process.send_signal(number)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await process.wait()
-                return
-    with suppress(ProcessLookupError):
-        process.kill()
-    await process.wait()
+        done, _ = await asyncio.wait(ends, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            break
+    for end in ends:
+        end.cancel()
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 def _die_with_parent(libc: ctypes.CDLL, parent: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -74,9 +75,21 @@ def _owned(path: Path, owner: str) -> StoreOwned:
         )
     return StoreOwned(
         f"{path} is owned by process {owner}",
-        hint="wait until it ends; reading (runs, show, events) works beside it",
+        hint="where that is a server (`sovrun up`), all but `up` and `resume` goes through it; else wait until it ends: "
+        "reading (runs, show, events) works beside it",
         owner=owner,
     )
+
+
+def owner_of(path: Path) -> int | None:
+    """Return the process that has the right to write a store, None when there is none or it has ended.
+
+    It is not asked for with the lock itself: to hold that, for however short, would refuse a server that starts.
+    """
+    with suppress(OSError, ValueError):
+        owner = int(path.with_name(path.name + ".lock").read_text())
+        return owner if Path("/proc", str(owner)).exists() else None
+    return None
 
 
 def connect_owner(path: Path) -> sqlite3.Connection:
@@ -120,7 +133,10 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     """Return a connection that can only read. Raises: StoreUnavailable, StoreVersion."""
     try:
         if not path.exists():
-            raise StoreUnavailable(f"there is no store at {path}", hint="`sovrun run` makes one")
+            raise StoreUnavailable(
+                f"there is no store at {path}",
+                hint="`sovrun run`, `submit` and `up` make one; --store names another",
+            )
         try:
             return _checked_reader(path, "mode=ro")
         except sqlite3.OperationalError as error:

@@ -311,6 +311,18 @@ async def test_the_longest_due_come_first_and_only_what_is_due(store: Store, clo
 
 
 @pytest.mark.owner_only("the owner performs commands")
+async def test_what_is_open_is_all_that_is_not_concluded_whenever_it_is_due(store: Store) -> None:
+    lost = await unknown(store, intention("lost"), due_us=START_US + MINUTE_US)
+    sent = await admitted(store, intention("sent"), due_us=START_US + 2 * MINUTE_US)
+    fresh = (await store.intend(intention("fresh", tenant=Tenant("other")), payloads=[ORDER])).command
+    done = await admitted(store, intention("done"))
+    event, answer = confirmed(done)
+    await noted(store, done, event, answer)
+    assert [command.id for command in await store.open_commands(9)] == [fresh.id, lost.id, sent.id]
+    assert list(await store.open_commands(1)) == [fresh]
+
+
+@pytest.mark.owner_only("the owner performs commands")
 async def test_whoever_waits_is_told_of_a_new_command_and_of_a_move(store: Store) -> None:
     waiting = asyncio.ensure_future(store.due_commands(9, patience_us=60 * MINUTE_US))
     await asyncio.sleep(0.01)

@@ -470,6 +470,53 @@ async def test_a_look_that_fails_by_a_fault_is_told_and_made_again_later(bench: 
     assert (bench.provider.happened(), bench.provider.sends(name)) == ({name: 1}, 1)
 
 
+# --- once, and no longer than it takes ----------------------------------------------------------------------------------
+
+
+async def test_settling_takes_up_all_that_is_open_whenever_it_is_due_and_ends(bench: Bench) -> None:
+    bench.provider.script = first(Trouble.LOST_ANSWER)
+    found = await bench.intend(key="found")
+    await bench.turn()
+    bench.provider.down = True
+    for _ in range(6):
+        bench.clock.advance(60_000_000)
+        await bench.turn()
+    bench.provider.down = False
+    bench.provider.script = first()
+    assert await bench.turn() == 0, "it is looked for only in a while"
+    fresh = await bench.intend(key="fresh")
+    await bench.layer.settle()
+    assert (await bench.command(found)).state is CONFIRMED
+    assert (await bench.command(fresh)).state is CONFIRMED
+    assert bench.provider.happened() == {found: 1, fresh: 1}
+
+
+async def test_settling_ends_though_the_provider_is_away_or_cannot_be_spoken_to(bench: Bench) -> None:
+    bench.provider.script = first(Trouble.LOST_ANSWER)
+    name = await bench.intend()
+    await bench.turn()
+    bench.clock.advance(60_000_000)
+    bench.provider.down = True
+    async with asyncio.timeout(30):
+        await bench.layer.settle()
+    assert (await bench.command(name)).state is UNKNOWN
+    bench.provider.down, bench.provider.find_is_broken = False, True
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with asyncio.timeout(30):
+        await bench.layer.settle()
+    assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
+    assert await bench.detail(name) == "the adapter failed with ZeroDivisionError"
+
+
+async def test_settling_leaves_alone_what_another_process_may_be_sending(bench: Bench) -> None:
+    name = await bench.intend()
+    due_us = bench.clock.now_us() + 60_000_000
+    await bench.store.admit(TENANT, name, handler="another", due_us=due_us)
+    await bench.layer.settle()
+    assert await bench.types(name) == ["intended", "sent"]
+
+
 # --- any mixture --------------------------------------------------------------------------------------------------------
 
 

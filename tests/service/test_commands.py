@@ -289,7 +289,10 @@ async def test_what_is_at_the_provider_is_shown(server: Served) -> None:
     (kept,) = (await read("/api/v1/resources", headers=HEADERS)).json()["resources"]
     (order,) = await orders(server)
     assert kept["seen"] == order
-    assert (await read("/api/v1/adapters/paper/deployments", headers=HEADERS)).json() == {"deployments": []}
+    assert (await read("/api/v1/adapters/paper/deployments", headers=HEADERS)).json() == {
+        "deployments": [],
+        "unreadable": [],
+    }
     require_problem(await read("/api/v1/adapters/no/orders", headers=HEADERS), 422, "adapter_unavailable")
 
 
@@ -340,6 +343,7 @@ async def test_a_person_wants_it_sent_again(idle: Served) -> None:
     [
         ({"rationale": " "}, 400, "invalid_setting"),
         ({"verdict": "perhaps"}, 422, "invalid_request"),
+        ({}, 400, "invalid_setting"),
         ({"verdict": "refused", "resourceId": "x"}, 400, "invalid_setting"),
         ({"resourceId": "\n"}, 400, "invalid_setting"),
     ],
@@ -381,7 +385,9 @@ async def test_a_verdict_stands_when_the_command_is_looked_for_meanwhile(idle: S
     assert (str(resolved.state), resolved.revision) == ("refused", after.revision + 1)
     found = OneBehind(idle.socket, after)
     with pytest.raises(IllegalTransition):
-        await CommandDesk(found).resolve(TENANT, name, Verdict.CONFIRMED, actor=ACTOR, rationale="there")
+        await CommandDesk(found).resolve(
+            TENANT, name, Verdict.CONFIRMED, actor=ACTOR, rationale="there", resource="o-1"
+        )
     await client.close()
     await found.close()
 

@@ -77,6 +77,9 @@ class NearOwner(RemoteStore):
     async def due_commands(self, limit: int, *, patience_us: int = 0) -> Sequence[Command]:
         return await self._owner.due_commands(limit, patience_us=patience_us)
 
+    async def open_commands(self, limit: int) -> Sequence[Command]:
+        return await self._owner.open_commands(limit)
+
     async def disown_commands(self) -> int:
         return await self._owner.disown_commands()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -22,13 +22,15 @@ from sovrun.cli.options import (
     TenantName,
     Workers,
     inputs_of,
+    same_store,
     tenant_of,
 )
-from sovrun.cli.output import STYLE, Exit, complete, err, exit_of_run, out, print_json
+from sovrun.cli.output import STYLE, Exit, complete, counted, err, exit_of_run, out, print_json
 from sovrun.cli.progress import follow
 from sovrun.cli.summary import announce, finish
 from sovrun.cli.waits import print_waits_of
 from sovrun.cli.watching import followed
+from sovrun.core.commands.journal import Command, CommandState
 from sovrun.core.errors import StoreOwned
 from sovrun.core.identity import RunKey
 from sovrun.core.ids import Tenant, idempotency_key
@@ -48,6 +50,9 @@ from sovrun.wiring import (
     open_submitting,
     secret_sources,
 )
+
+OPEN_MAX: Final = 10_000
+"""Commands without an outcome that are counted."""
 
 
 def run(  # noqa: PLR0913 -- one parameter per option of the command
@@ -121,7 +126,7 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
                 raise
             return await _run_beside(order)
 
-    raise typer.Exit(complete(job()))
+    raise typer.Exit(complete(job(), resume=f"sovrun resume{same_store(address)}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +189,7 @@ def resume(
     adapters: Adapters = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with every run that was interrupted, until each is over or left waiting."""
+    """Go on with every run and command that was interrupted, until each is over or left waiting."""
     address = StoreAddress.parse(store)
 
     async def job() -> Exit:
@@ -197,17 +202,56 @@ def resume(
             adapters=adapters,
         ) as opened:
             waiting = await opened.store.unfinished()
+            before = await opened.store.open_commands(OPEN_MAX)
             if not as_json:
                 err.print(
-                    f"{len(waiting):,} unfinished {'run' if len(waiting) == 1 else 'runs'} in {address}"
+                    f"{counted(len(waiting), 'unfinished run')} and {counted(len(before), 'open command')} in {address}"
                 )
             ended = [await opened.engine.wait_idle(tenant, run) for tenant, run in waiting]
+            await opened.engine.settle_commands()
+            commands = Commands.of(before, await opened.store.open_commands(OPEN_MAX))
             if as_json:
-                print_json({"ended": [{"runId": r.head.id, "status": str(r.head.state)} for r in ended]})
+                runs = [{"runId": r.head.id, "status": str(r.head.state)} for r in ended]
+                print_json({"ended": runs, "commands": asdict(commands)})
             for record in () if as_json else ended:
                 out.print(f"{record.head.id} [{STYLE[record.head.state]}]{record.head.state}[/]")
                 if record.head.state not in TERMINAL:
                     await print_waits_of(opened.engine.desk, record, address)
-        return max((exit_of_run(record.head.state) for record in ended), default=Exit.COMPLETED)
+            if not as_json and (before or commands.left):
+                out.print(commands.text())
+        left = Exit.WAITING if commands.left else Exit.COMPLETED
+        return max([left, *(exit_of_run(record.head.state) for record in ended)])
 
-    raise typer.Exit(complete(job()))
+    raise typer.Exit(complete(job(), resume=f"sovrun resume{same_store(address)}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """What came of the commands that were open: how many have an outcome now, have none, wait for a person, or were not sent."""
+
+    concluded: int
+    unknown: int
+    parked: int
+    intended: int
+
+    @classmethod
+    def of(cls, before: Sequence[Command], after: Sequence[Command]) -> Commands:
+        """Compare what was open with what still is."""
+        intended = sum(one.state is CommandState.INTENDED for one in after)
+        parked = sum(one.parked for one in after)
+        concluded = {one.id for one in before} - {one.id for one in after}
+        return cls(len(concluded), len(after) - intended - parked, parked, intended)
+
+    @property
+    def left(self) -> int:
+        """How many have no outcome."""
+        return self.unknown + self.parked + self.intended
+
+    def text(self) -> str:
+        """Say it to a person."""
+        more = f", {self.intended:,} not sent" if self.intended else ""
+        where = "; `sovrun commands --unknown` and `sovrun waiting` show them" if self.left else ""
+        return (
+            f"{counted(self.concluded, 'command')} concluded, {self.unknown:,} left unknown, {self.parked:,} parked for a person"
+            f"{more}{where}"
+        )

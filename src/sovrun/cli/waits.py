@@ -32,13 +32,12 @@ from sovrun.cli.output import STYLE, Exit, complete, err, out, print_json, visib
 from sovrun.cli.runs import find_run, is_there
 from sovrun.core import ids
 from sovrun.core.canonical import decode, parse, sha256_hex
-from sovrun.core.commands.journal import Command
 from sovrun.core.errors import IllegalTransition, InvalidSetting, NotFound, PayloadTooLarge
 from sovrun.core.lifecycle import TERMINAL, State
 from sovrun.core.spec.model import Kind
 from sovrun.core.times import time_text
-from sovrun.engine.command_views import command_json
-from sovrun.engine.desk import Asked, Desk, Lookout, WaitView
+from sovrun.engine.command_views import parked_json
+from sovrun.engine.desk import Asked, Desk, Lookout, ParkedView, WaitView
 from sovrun.engine.views import wait_json
 from sovrun.store.protocol import Acted, Reads, RunRecord
 from sovrun.wiring import (
@@ -84,7 +83,7 @@ def waiting(*, store: StoreUrl = None, tenant: TenantName = "default", as_json: 
     whose = tenant_of(tenant)
     address = StoreAddress.parse(store)
 
-    async def job() -> tuple[list[WaitView], list[Command]]:
+    async def job() -> tuple[list[WaitView], list[ParkedView]]:
         if not is_there(address):
             return [], []
         async with open_reader(address) as (reader, files):
@@ -93,15 +92,15 @@ def waiting(*, store: StoreUrl = None, tenant: TenantName = "default", as_json: 
 
     views, parked = complete(job())
     if as_json:
-        commands = [command_json(command) for command in parked]
+        commands = [parked_json(one) for one in parked]
         print_json({"waits": [wait_json(view) for view in views], "commands": commands})
         return
     if not views and not parked:
         out.print(f"nothing of tenant {tenant} waits for a tool or a person")
     for view in views:
         print_wait(view, address)
-    for command in parked:
-        print_parked(command, address)
+    for one in parked:
+        print_parked(one, address)
 
 
 def print_wait(view: WaitView, address: StoreAddress) -> None:
@@ -128,13 +127,17 @@ def _end_of(view: WaitView) -> str:
     return f"until {time_text(view.wait.until_us)}, when it {then}"
 
 
-def print_parked(command: Command, address: StoreAddress) -> None:
+def print_parked(parked: ParkedView, address: StoreAddress) -> None:
     """Show what is known of a command that nobody knows the outcome of, and how a person says what became of it."""
+    command = parked.command
     wanted = command.intention
     out.print(
         f"[yellow]{escape(wanted.kind)}[/] at {escape(wanted.adapter)} waits for [bold]a person's verdict[/]: "
         f"{PARKED[command.reason or '']}"
     )
+    out.print(f"  asks for {shortened(parked.asked)} in mode {wanted.mode}", markup=False)
+    if parked.heard is not None:
+        out.print(f"  last heard: {visible(parked.heard)}", markup=False)
     sent = "never" if command.sent_us is None else time_text(command.sent_us)
     since = "" if command.unknown_us is None else f", unknown since {time_text(command.unknown_us)}"
     out.print(f"  sent {command.sends} times, last {sent}{since}; looked for {command.looks} times")
@@ -406,8 +409,8 @@ async def print_waits_of(lookout: Lookout, record: RunRecord, address: StoreAddr
     head = record.head
     for view in await lookout.waiting(head.tenant, head.id):
         print_wait(view, address)
-    for command in await lookout.parked(head.tenant, head.id):
-        print_parked(command, address)
+    for one in await lookout.parked(head.tenant, head.id):
+        print_parked(one, address)
     for line in held_lines((await lookout.holds(head.tenant)).of(record), record, address):
         out.print(line, markup=False)
     print_how_to_go_on(address, record.isolation)

@@ -67,7 +67,7 @@ class CommandDesk:
         """Record a person's verdict on a command whose outcome is unknown; the same verdict again changes nothing.
 
         Args:
-            resource: of a confirmation, the provider's id of what came of it.
+            resource: of a confirmation, the provider's id of what came of it; required where that is a resource of its own.
         Raises: NotFound; IllegalTransition when its outcome is not unknown; InvalidSetting; PayloadTooLarge.
         """
         reason = _rationale(rationale)
@@ -78,6 +78,12 @@ class CommandDesk:
         ):
             raise InvalidSetting("a resource is named by 1 to 128 printable ASCII characters")
         known = await self._store.command(tenant, command)
+        wanting = verdict is Verdict.CONFIRMED and resource is None and known.state is CommandState.UNKNOWN
+        if wanting and (made := _makes(known)) is not None:
+            raise InvalidSetting(
+                f"a confirmed {known.intention.kind} has made {made}, which is recorded by the provider's id of it",
+                hint="say which: --resource ID (`resource` in a request), as the provider's console shows it",
+            )
         if verdict is Verdict.RESEND:
             return await self._note(known, ResendWanted(reason.digest), actor, reason)
         body = _answer(known, verdict, actor, rationale, resource)
@@ -158,6 +164,12 @@ def _answer(command: Command, verdict: Verdict, actor: Actor, rationale: str, re
 def _type_of(command: Command) -> str | None:
     kind = KINDS.get(command.intention.kind)
     return None if kind is None else kind.resource
+
+
+def _makes(command: Command) -> str | None:
+    """Return what a command makes that can be cancelled or stopped by its id, None when it makes no such thing."""
+    kind = _type_of(command)
+    return None if kind is None or not command.intention.opens else f"a{'n' * (kind == 'order')} {kind}"
 
 
 def _recorded(command: Command, resource: str | None) -> Resource | None:

@@ -13,6 +13,7 @@ from sovrun.core.commands.journal import Command, CommandRecord
 from sovrun.core.ids import Digest, Tenant
 from sovrun.core.times import time_text
 from sovrun.engine.command_desk import EVERYBODY
+from sovrun.engine.desk import ParkedView
 from sovrun.execution.drift import Comparison
 from sovrun.execution.kinds import Declared
 from sovrun.execution.port import AdapterReads
@@ -55,6 +56,11 @@ def command_json(command: Command) -> dict[str, Any]:
         "nextAt": _time(command.due_us),
         "endedAt": _time(command.ended_us),
     }
+
+
+def parked_json(view: ParkedView) -> dict[str, Any]:
+    """Return a command of whose outcome a person is asked, with what it asks for and what was last heard of it."""
+    return {**command_json(view.command), "payload": view.asked, "detail": view.heard}
 
 
 async def whole_command_json(reads: Reads, command: Command) -> dict[str, Any]:

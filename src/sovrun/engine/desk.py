@@ -84,6 +84,20 @@ class WaitView:
 
 
 @dataclass(frozen=True, slots=True)
+class ParkedView:
+    """A command of whose outcome a person is asked.
+
+    Args:
+        asked: its payload, decoded; None also when it is no longer kept.
+        heard: what was last recorded of why nothing is known, None when nothing was.
+    """
+
+    command: Command
+    asked: Any
+    heard: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What a `tool` or `confirm` step asks, whether it waits now, did, or will.
 
@@ -123,18 +137,26 @@ class Lookout:
             views.append(WaitView(wait, step.id, step.kind, _whom(step), shown, asks, barred))
         return views
 
-    async def parked(self, tenant: Tenant, run: RunId | None = None) -> list[Command]:
+    async def parked(self, tenant: Tenant, run: RunId | None = None) -> list[ParkedView]:
         """Return commands of whose outcome a person is asked, latest first; of one run alone when it is named."""
-        found: list[Command] = []
+        found: list[ParkedView] = []
         before: int | None = None
         while True:
             page = await self._reads.commands(
                 tenant, limit=PAGE, before=before, states={CommandState.UNKNOWN}, run=run
             )
-            found += [command for _, command in page if command.parked]
+            found += [await self._parked(command) for _, command in page if command.parked]
             if len(page) < PAGE:
                 return found
             before = page[-1][0]
+
+    async def _parked(self, command: Command) -> ParkedView:
+        tenant = command.intention.tenant
+        body = await self._reads.payload(tenant, command.intention.payload)
+        history = await self._reads.command_history(tenant, command.id)
+        told = (decode(record.data.encode()).get("detail") for record in reversed(history))
+        heard = next((detail for detail in told if detail is not None), None)
+        return ParkedView(command, None if body is None else decode(body), heard)
 
     async def _waits(self, tenant: Tenant) -> AsyncIterator[Wait]:
         page = await self._reads.waiting(tenant, limit=PAGE)

@@ -194,6 +194,11 @@ class Engine:
         finally:
             ended.cancel()
 
+    async def settle_commands(self) -> None:
+        """Take every open command as far as it goes now. Raises: StoreUnavailable."""
+        if self._commands is not None:
+            await self._commands.settle()
+
     async def _is_left_waiting(self, record: RunRecord) -> bool:
         head = record.head
         if head.state is State.RECEIVED:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sovrun.core.canonical import decode, sha256_hex
 from sovrun.core.commands.journal import (
@@ -46,7 +46,6 @@ from sovrun.core.commands.resolution import (
     Park,
     Resend,
     Rules,
-    Sighting,
     after_looking,
     look_delay_us,
 )
@@ -60,6 +59,7 @@ from sovrun.core.errors import (
 from sovrun.core.events import ENGINE
 from sovrun.core.ids import Tenant
 from sovrun.execution.adapter_set import AdapterSet, effects_of
+from sovrun.execution.instants import Instant, instant_of
 from sovrun.execution.port import (
     Call,
     Deployment,
@@ -70,7 +70,7 @@ from sovrun.execution.port import (
     Rejected,
 )
 from sovrun.execution.requests import CommandRequest, Prepared, Requests
-from sovrun.execution.sightings import Seen, look_for, otherwise, recorded, resource_json
+from sovrun.execution.sightings import look_for, otherwise, recorded, resource_json, unseen, why
 from sovrun.ports import Clock, Identity
 from sovrun.store.journal import Intent
 from sovrun.store.payload import Payload
@@ -88,22 +88,16 @@ FLIGHT_US: Final = SEND_WITHIN_US + 2 * EFFECT_US
 """How long after its entry a send may still leave a process that has not noticed that another has taken it over."""
 PATIENCE_US: Final = 3_600 * 1_000_000
 UNDER_WAY_MAX: Final = 64
+OPEN_MAX: Final = 10_000
+"""How many open commands `settle` takes up."""
+EVER_US: Final = 1 << 62
+SOON_US: Final = 2_000_000
+"""What is due so soon, `settle` waits for: the first looks at what has just become unknown."""
 AT_ONCE_MAX: Final = 16
 """How many commands of one adapter are sent or looked for at a time."""
 STORE_RETRY_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.25
-_NO_ANSWER: Final = "the adapter did not answer in time"
 _STOOD_STILL: Final = "this process stood still before it could send"
-
-
-class _Instant(NamedTuple):
-    """An instant by both clocks: the one that may be set, and the one that may stand still while the machine sleeps."""
-
-    now_us: int
-    elapsed_us: int
-
-    def longest_since_us(self, later: _Instant) -> int:
-        return max(later.now_us - self.now_us, later.elapsed_us - self.elapsed_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,16 +213,44 @@ class CommandLayer:
         due = await self._due()
         if self._stopping:
             return
+        if due and not self._begin(due):  # all of it waits for its lane, and others may come for another lane
+            # `wait_for` would lose a cancellation that comes together with what it waits for
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._moved.wait()
+
+    def _begin(self, due: Sequence[Command]) -> int:
+        """Begin with those that are not under way; return how many that were."""
         fresh = [command for command in due if command.id not in self._under_way]
         for command in fresh:
             task = asyncio.create_task(self._drive(command))
             self._under_way[command.id] = task
             task.add_done_callback(lambda _, name=command.id: self._over(name))  # type: ignore[misc]
-        if due and not fresh:  # all of it waits for its lane, and others may come for another lane
-            # `wait_for` would lose a cancellation that comes together with what it waits for
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._moved.wait()
+        return len(fresh)
+
+    async def settle(self) -> None:
+        """Take every open command as far as it goes now, and see to what is due soon after. Raises: StoreUnavailable."""
+        tried: set[tuple[CommandId, int]] = set()
+        within_us = EVER_US  # at first all of them, whenever they are due: a look does no harm
+        while True:
+            by_us = self._clock.now_us() + within_us
+            left = await self._store.open_commands(OPEN_MAX)
+            # what could not be taken further is as it was; what another process may be sending is not touched
+            due = [
+                (one.due_us or 0, one)
+                for one in left
+                if (one.id, one.revision) not in tried
+                and (one.due_us or 0) <= (by_us - within_us if one.state is CommandState.SENT else by_us)
+            ]
+            if not due and not self._under_way:
+                return
+            if due and within_us == SOON_US:
+                await asyncio.sleep(max(0, due[0][0] - self._clock.now_us()) / 1e6)
+            self._begin([one for _, one in due])
+            tried |= {(one.id, one.revision) for _, one in due}
+            if self._under_way:
+                await asyncio.wait([*self._under_way.values()])
+            within_us = SOON_US
 
     async def _due(self) -> Sequence[Command]:
         limit = UNDER_WAY_MAX + len(
@@ -288,20 +310,17 @@ class CommandLayer:
             await asyncio.sleep(STORE_RETRY_SECONDS)  # it may be due still, and would fail again and again
             raise
 
-    async def _admit(self, command: Command) -> tuple[Command, _Instant]:
+    async def _admit(self, command: Command) -> tuple[Command, Instant]:
         tenant = command.intention.tenant
 
-        async def admit() -> tuple[Command, _Instant]:
-            begun = self._instant()
+        async def admit() -> tuple[Command, Instant]:
+            begun = instant_of(self._clock)
             due_us = begun.now_us + TAKEOVER_US
             return await self._store.admit(tenant, command.id, handler=self._handler, due_us=due_us), begun
 
-        admitted: tuple[Command, _Instant] = await self._persist(admit)
+        admitted: tuple[Command, Instant] = await self._persist(admit)
         self._moved.set()
         return admitted
-
-    def _instant(self) -> _Instant:
-        return _Instant(self._clock.now_us(), self._clock.elapsed_us())
 
     async def _note(
         self,
@@ -328,7 +347,7 @@ class CommandLayer:
 
     # --- effects --------------------------------------------------------------------------------------------------
 
-    async def _send(self, command: Command, begun: _Instant) -> None:
+    async def _send(self, command: Command, begun: Instant) -> None:
         """Call the adapter for a command that is journalled as sent, and journal what came of it.
 
         Args:
@@ -340,20 +359,20 @@ class CommandLayer:
         except (AdapterUnavailable, StoreUnavailable) as error:
             await self._became_unknown(command, UnknownReason.NOT_REACHED, error.detail)
             return
-        if begun.longest_since_us(self._instant()) > SEND_WITHIN_US:
+        if begun.longest_since_us(instant_of(self._clock)) > SEND_WITHIN_US:
             await self._became_unknown(command, UnknownReason.NOT_REACHED, _STOOD_STILL)
             return
         try:
             async with asyncio.timeout(2 * EFFECT_US / 1e6):
                 outcome = await _effect(adapter, self._call(command), command.intention.kind, payload)
         except OutcomeUnknown as unknown:
-            await self._became_unknown(command, UnknownReason(unknown.reason), str(unknown))
-        except TimeoutError:
-            await self._became_unknown(command, UnknownReason.TIMEOUT, _NO_ANSWER)
+            await self._became_unknown(command, UnknownReason(unknown.reason), why(unknown))
+        except TimeoutError as late:
+            await self._became_unknown(command, UnknownReason.TIMEOUT, why(late))
         except asyncio.CancelledError:
             raise
-        except Exception as error:
-            await self._became_unknown(command, UnknownReason.BAD_ANSWER, _fault_text(error))
+        except Exception as fault:
+            await self._became_unknown(command, UnknownReason.BAD_ANSWER, why(fault))
             raise
         else:
             wanted = typed_payload(command.intention.kind, payload)
@@ -375,7 +394,7 @@ class CommandLayer:
     async def _became_unknown(self, command: Command, reason: UnknownReason, detail: str) -> None:
         """Journal that nobody knows what came of a send; `detail` tells people what is known of why."""
         delay_us = 0 if reason is UnknownReason.DUPLICATE else look_delay_us(0, self._rules(command))
-        given_up = self._instant()
+        given_up = instant_of(self._clock)
         event = BecameUnknown(reason, given_up.now_us + delay_us, detail_of(detail))
         noted = await self._note(command, event)
         if noted.reached_us is not None and noted.reached_us != command.reached_us:
@@ -410,21 +429,16 @@ class CommandLayer:
 
     async def _look(self, command: Command) -> None:
         """Look for an unknown command at the provider, and do what follows from what is seen."""
-        asked = self._instant()  # what comes about while the answer is on its way is not in it
+        asked = instant_of(self._clock)  # what comes about while the answer is on its way is not in it
         fault: Exception | None = None
         try:
             adapter, payload = await self._adapter_and_payload(command)
             async with asyncio.timeout(2 * EFFECT_US / 1e6):
                 seen = await look_for(adapter, self._call(command), command, payload)
-        except OutcomeUnknown as unknown:
-            answers = unknown.reason == UnknownReason.BAD_ANSWER
-            seen = Seen(Sighting.UNREADABLE if answers else Sighting.UNREACHABLE, detail=str(unknown))
-        except (AdapterUnavailable, StoreUnavailable) as error:
-            seen = Seen(Sighting.UNREACHABLE, detail=error.detail)
-        except TimeoutError:
-            seen = Seen(Sighting.UNREACHABLE, detail=_NO_ANSWER)
+        except (OutcomeUnknown, AdapterUnavailable, StoreUnavailable, TimeoutError) as error:
+            seen = unseen(error)
         except Exception as error:  # noqa: BLE001 -- whatever an adapter does wrong, nothing was seen
-            seen, fault = Seen(Sighting.UNREADABLE, detail=_fault_text(error)), error
+            seen, fault = unseen(error), error
         rules = self._rules(command)
         verdict = after_looking(command, seen.sighting, rules, asked.now_us)
         if isinstance(verdict, Resend) and (left_us := self._left_us(command, rules, asked)) > 0:
@@ -436,7 +450,7 @@ class CommandLayer:
             case Deny():
                 await self._refuse(command, "target_is_over", "what it acts on is over; it had no effect")
             case Resend():
-                begun = self._instant()
+                begun = instant_of(self._clock)
                 event = Sent(self._handler, begun.now_us + TAKEOVER_US)
                 await self._send(await self._note(command, event), begun)
             case LookAgain(due_us):
@@ -446,7 +460,7 @@ class CommandLayer:
         if fault is not None:
             raise fault
 
-    def _left_us(self, command: Command, rules: Rules, asked: _Instant) -> int:
+    def _left_us(self, command: Command, rules: Rules, asked: Instant) -> int:
         """Return for how long a send that was given up may still have an effect, as far as this process has seen time pass.
 
         The journal's instants are of a clock that may have been set since.
@@ -467,11 +481,6 @@ class CommandLayer:
         except AdapterUnavailable:
             return Rules(deadline_us=PATIENCE_US, absence_is_conclusive=False)
         return Rules(known.processing_deadline_us, known.absence_is_conclusive)
-
-
-def _fault_text(error: Exception) -> str:
-    """Return what is recorded of an adapter's own fault; what such an error says may hold anything."""
-    return f"the adapter failed with {type(error).__name__}"
 
 
 async def _effect(

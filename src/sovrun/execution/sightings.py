@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NamedTuple
 
 from sovrun.core.canonical import canonical
-from sovrun.core.commands.journal import Command, CommandId
+from sovrun.core.commands.journal import Command, CommandId, UnknownReason
 from sovrun.core.commands.model import (
     CancelOrder,
     CreateDeployment,
@@ -21,6 +21,7 @@ from sovrun.core.commands.model import (
     typed_payload,
 )
 from sovrun.core.commands.resolution import Sighting
+from sovrun.core.errors import AdapterUnavailable, SovrunError, StoreUnavailable
 from sovrun.execution.port import (
     LIVE,
     Call,
@@ -29,6 +30,7 @@ from sovrun.execution.port import (
     ExecutionAdapter,
     Order,
     OrderStatus,
+    OutcomeUnknown,
     Portfolio,
     unreadable_in,
 )
@@ -41,6 +43,27 @@ class Seen(NamedTuple):
     sighting: Sighting
     resource: Deployment | Order | Mapping[str, Any] | None = None
     detail: str = ""
+
+
+def unseen(error: Exception) -> Seen:
+    """Return what a look showed that came to nothing: one that was answered in a way that is not known is `unreadable`."""
+    away = isinstance(error, AdapterUnavailable | StoreUnavailable | TimeoutError) or (
+        isinstance(error, OutcomeUnknown) and error.reason != UnknownReason.BAD_ANSWER
+    )
+    return Seen(Sighting.UNREACHABLE if away else Sighting.UNREADABLE, detail=why(error))
+
+
+def why(error: Exception) -> str:
+    """Return what is recorded of why nothing is known. What an adapter's own fault says may hold anything."""
+    match error:
+        case SovrunError():
+            return error.detail
+        case OutcomeUnknown():
+            return str(error)
+        case TimeoutError():
+            return "the adapter did not answer in time"
+        case _:
+            return f"the adapter failed with {type(error).__name__}"
 
 
 async def look_for(

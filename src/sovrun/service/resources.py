@@ -15,7 +15,7 @@ from sovrun.core.identity import RunKey
 from sovrun.core.ids import Digest, RunId, StepId, Tenant, digest, idempotency_key, run_id
 from sovrun.core.lifecycle import State
 from sovrun.core.spec.normal import spec_from_normal
-from sovrun.engine.command_views import command_json
+from sovrun.engine.command_views import parked_json
 from sovrun.engine.desk import Desk
 from sovrun.engine.handler import RunRequest, known_dag, submission_of
 from sovrun.engine.isolation import require_isolation
@@ -164,7 +164,7 @@ def _add_lists(router: APIRouter, store: Store, desk: Desk) -> None:
         tenant = tenant_of(request)
         return {
             "waits": [wait_json(view) for view in await desk.waiting(tenant)],
-            "commands": [command_json(command) for command in await desk.parked(tenant)],
+            "commands": [parked_json(view) for view in await desk.parked(tenant)],
         }
 
     @router.get("/queue")

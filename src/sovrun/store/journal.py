@@ -151,6 +151,9 @@ class Journal(JournalReads, Protocol):
     async def due_commands(self, limit: int, *, patience_us: int = 0) -> Sequence[Command]:
         """Return commands of all tenants that are due, the longest due first, waiting for the first of them."""
 
+    async def open_commands(self, limit: int) -> Sequence[Command]:
+        """Return commands of all tenants that are not concluded, the longest due first; for the owner."""
+
     async def disown_commands(self) -> int:
         """Make every command that is sent due at once; for a caller who knows that no handler is alive."""
 

@@ -227,6 +227,15 @@ class MemoryJournal:
             elif waiting.done() and waiting.result():
                 return []
 
+    async def open_commands(self, limit: int) -> Sequence[Command]:
+        """See `Journal.open_commands`."""
+        open_ = sorted(
+            (kept.command.due_us, kept.number, kept.command)
+            for kept in self._commands.values()
+            if kept.command.due_us is not None
+        )
+        return [command for _, _, command in open_[:limit]]
+
     def _wake_due(self, *, closing: bool = False) -> None:
         """Have those look again who wait for a command to be due, or answer them with nothing."""
         waiting, self._due_waiting = self._due_waiting, []

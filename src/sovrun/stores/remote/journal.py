@@ -76,6 +76,11 @@ class RemoteJournal:
         del limit, patience_us
         return ()
 
+    async def open_commands(self, limit: int) -> Sequence[Command]:
+        """Return nothing: the owner performs commands."""
+        del limit
+        return ()
+
     async def disown_commands(self) -> int:
         """Do nothing: the owner did so when it began."""
         return 0

@@ -32,6 +32,9 @@ SELECT key, {_COMMAND} FROM command
 WHERE tenant = ? AND key < ? AND (?3 IS NULL OR state IN (SELECT value FROM json_each(?3))) AND (?4 IS NULL OR run = ?4)
 ORDER BY key DESC LIMIT ?5""".replace("tenant = ?", "tenant = ?1").replace("key < ?", "key < ?2")
 SELECT_DUE_COMMANDS: Final = f"SELECT {_COMMAND} FROM command WHERE due_us <= ? ORDER BY due_us, key LIMIT ?"
+SELECT_OPEN_COMMANDS: Final = (
+    f"SELECT {_COMMAND} FROM command WHERE due_us IS NOT NULL ORDER BY due_us, key LIMIT ?"
+)
 SELECT_NEXT_DUE_COMMAND: Final = "SELECT min(due_us) FROM command WHERE due_us IS NOT NULL"
 DISOWN_COMMANDS: Final = "UPDATE command SET due_us = ? WHERE state = 'sent' AND due_us > ?"
 COUNT_UNRESOLVED: Final = """

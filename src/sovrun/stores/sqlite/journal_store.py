@@ -111,6 +111,10 @@ class JournalStore(JournalReader):
                 self._due_waiting.remove(waiting)
         return []
 
+    async def open_commands(self, limit: int) -> Sequence[Command]:
+        """See `Journal.open_commands`."""
+        return [sql.command_of(row) for row in self._read(sql.SELECT_OPEN_COMMANDS, (limit,))]
+
     def _wake_due(self) -> None:
         """Have those look again who wait for a command to be due."""
         waiting, self._due_waiting = self._due_waiting, []

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from sovrun.core.canonical import sha256_hex
-from sovrun.core.errors import IdempotencyKeyConflict, IllegalTransition, NotFound
-from sovrun.core.ids import RunId, StepId, Tenant
+from sovrun.core.errors import IdempotencyKeyConflict, IllegalTransition, NotAllowed, NotFound
+from sovrun.core.ids import Actor, RunId, StepId, Tenant
 from sovrun.core.lifecycle import State
-from sovrun.core.spec.model import Retry
+from sovrun.core.spec.model import Confirmation, Kind, Retry, StepSpec
 from sovrun.core.step import Step
 from sovrun.sandbox.in_process import InProcessExecutor
 from sovrun.step import DoNotRetry
@@ -120,6 +120,46 @@ async def test_another_environment_reuses_nothing(start: Started, kind: str, tmp
         await bench.ended(again.run)
         assert await bench.attempts(again.run) == [1, 1, 1]
         assert len(work.calls) == 6
+
+
+@pytest.mark.parametrize("barred", [True, False])
+async def test_who_approved_and_then_asks_for_a_re_run_has_to_have_it_approved_by_another(
+    start: Started,
+    barred: bool,  # noqa: FBT001 -- a case
+) -> None:
+    """An approval stands for a re-run, of a re-run, too, unless its decider asks for it and may not decide."""
+    confirm = StepSpec(StepId("go"), Kind.CONFIRM, Confirmation(show=1, bar_requester=barred))
+    spec = dags.dag(confirm, calls("a", "work", "go"))
+    carol, bob = Actor("local:carol"), Actor("local:bob")
+    async with start(work=Counted()) as bench:
+        desk = bench.engine.desk
+
+        async def approve(run: RunId, who: Actor) -> None:
+            shown = (await bench.wait_of(run)).wait.shown
+            assert shown is not None
+            await desk.decide(
+                *(TENANT, run, StepId("go"), who),
+                roles=frozenset(),
+                approve=True,
+                shown=shown,
+                rationale=None,
+            )
+            assert (await bench.ended(run)).head.state is State.COMPLETED
+
+        first = await bench.submit(spec, actor=ACTOR)
+        await approve(first, bob)
+        by_carol = (await desk.rerun(TENANT, first, carol, from_step=None, note=None)).run
+        assert (await bench.ended(by_carol)).head.state is State.COMPLETED, "bob's approval stands for carol"
+        by_bob = (await desk.rerun(TENANT, by_carol, bob, from_step=None, note=None)).run
+        if not barred:
+            assert (await bench.ended(by_bob)).head.state is State.COMPLETED
+            return
+        with pytest.raises(NotAllowed):
+            await approve(by_bob, bob)
+        await approve(by_bob, carol)
+        assert await bench.attempts(by_bob) == [0, 0], (
+            "the rest is taken over: the decision came out the same"
+        )
 
 
 @pytest.mark.parametrize("kind", ["sqlite"])  # a store in memory ends with its process

@@ -26,9 +26,10 @@ from sovrun.core.errors import (
 from sovrun.core.ids import Digest, RunId, StepId, Tenant
 from sovrun.core.lifecycle import TERMINAL, State
 from sovrun.core.plan import Plan
-from sovrun.core.spec.model import WORKER_KINDS, CommandCall, StepSpec
+from sovrun.core.spec.model import WORKER_KINDS, CommandCall, Confirmation, StepSpec
 from sovrun.core.step import Step
 from sovrun.engine.command_steps import CommandSteps
+from sovrun.engine.deciders import decider_of
 from sovrun.engine.resolve import Resolved, Unresolved
 from sovrun.engine.workloads import Workload, Workloads
 from sovrun.ports import Files
@@ -159,8 +160,22 @@ class Clerk:
             return None
         if parent.environment not in (None, self._environment) or parent.output is None:
             return None
+        if not await self._may_stand(pending, plan.steps[pending.position]):
+            return None
         body = await self._body(pending.tenant, parent.output)
         return parent if body is not None and sha256_hex(body) == parent.output else None
+
+    async def _may_stand(self, pending: Pending, step: StepSpec) -> bool:
+        """Return whether a recorded decision may stand for a re-run: nobody barred from deciding has made it.
+
+        Who asks for a re-run would else approve it with what they once said about somebody else's run.
+        """
+        if not isinstance(step.entry, Confirmation) or not step.entry.bar_requester:
+            return True
+        assert pending.parent is not None  # noqa: S101 -- asked only for re-runs
+        decider = await decider_of(self._store, pending.tenant, pending.parent, step.id)
+        requester = (await self._store.run(pending.tenant, pending.run)).actor
+        return decider is not None and decider != requester
 
     async def _step_of_parent(self, tenant: Tenant, run: RunId, step: StepId) -> Step | None:
         parent = self._parent

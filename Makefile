@@ -25,6 +25,7 @@ run: setup sandbox ## run the example: evidence about this Python environment, i
 	@$(BIN)/sovrun run examples/evidence/dag.yaml \
 		--input-file environment="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		--store sqlite:$(STORE) --save $(REPORT)
+	@$(BIN)/python examples/evidence/verdict.py $(REPORT)/report/report.json
 	@echo "The report is $(CURDIR)/$(REPORT)/report/report.html"
 	@echo "For sovrun as a command, as printed above: . $(BIN)/activate"
 

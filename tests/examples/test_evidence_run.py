@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,15 @@ def run(environment: Environment, place: Path, *options: str) -> dict[str, Any]:
     return done.json
 
 
+def verdict(place: Path) -> str:
+    """Return the line that ends `make run`."""
+    script = DAG.with_name("verdict.py")
+    report = place / "saved" / "report" / "report.json"
+    return subprocess.run(
+        [sys.executable, script, report], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
 def test_the_same_environment_has_one_outcome_in_the_sandbox_and_in_process(
     environment: Environment, tmp_path: Path
 ) -> None:
@@ -44,15 +55,21 @@ def test_a_tampered_file_completes_the_run_and_heads_the_report(
 ) -> None:
     environment.distribution("good")
     before = run(environment, tmp_path / "before")
+    assert verdict(tmp_path / "before") == "no problems found"
     environment.write("good/module_0.py", b"tampered")
+    environment.write("good/more.py", b"")
     after = run(environment, tmp_path / "after")
     assert after["status"] == "completed"
     assert after["outcomeHash"] != before["outcomeHash"]
     saved = tmp_path / "after" / "saved" / "report"
     report = json.loads((saved / "report.json").read_bytes())
-    assert [(each["kind"], each["path"]) for each in report["findings"]] == [("changed", "good/module_0.py")]
+    assert [(each["kind"], each["path"]) for each in report["findings"]] == [
+        ("changed", "good/module_0.py"),
+        ("unlisted", "good/more.py"),
+    ]
+    assert verdict(tmp_path / "after") == "2 problems in 1 distribution: 1 changed, 1 unlisted"
     page = (saved / "report.html").read_text(encoding="utf-8")
-    assert "1 finding, in 1 distribution." in page
+    assert "2 findings, in 1 distribution." in page
     for name in ("report.json", "sbom.cdx.json"):
         assert hashlib.sha256((saved / name).read_bytes()).hexdigest() in page
 

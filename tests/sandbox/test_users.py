@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from sovrun.sandbox.probe import probe
 from sovrun.sandbox.settings import SandboxSettings, from_environment, parse_uids
 from sovrun.sandbox.users import HostUsers, NoUser, is_mapped, owners_within
 from support.attacker import Attacker, living
+from support.supervised import guard_of, supervisor_of
 from support.tasks import failure_of, require_bubblewrap, task, value_of
 
 AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root drops to another user")
@@ -23,6 +27,24 @@ IDS = range(2_000_000, 2_000_003)
 
 def owner_of(pid: int) -> int:
     return Path(f"/proc/{pid}").stat().st_uid
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 -- another process's life has no event to wait for
+            await asyncio.sleep(0.01)
+
+
+def is_dead(pid: int) -> bool:
+    """Return whether a process has ended and nobody has waited for it yet."""
+    return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+
+
+def has_one(users: HostUsers) -> bool:
+    with suppress(NoUser):
+        users.take()
+        return True
+    return False
 
 
 @AS_ROOT
@@ -59,15 +81,39 @@ async def test_a_step_for_whom_there_is_no_user_is_refused_by_name_and_the_next_
     settings = SandboxSettings(uid_first=2_000_000, uid_count=1, uid_folder=str(tmp_path / "uids"))
     executor = SandboxExecutor(tmp_path / "spool", settings)
     holding = asyncio.create_task(executor.execute(task("work:wait", code=folder, marker=marker, grace_us=0)))
-    async with asyncio.timeout(60):
-        while not living(marker):  # noqa: ASYNC110 -- another process's life has no event to wait for
-            await asyncio.sleep(0.01)
+    await until(lambda: living(marker) != [])
     failed = failure_of(await executor.execute(task("work:quick", code=folder)))
     assert (failed.reason, failed.circumstance, failed.retryable) == ("sandbox_error", True, True)
     assert "all 1 host user ids for steps are taken. Set SOVRUN_UIDS to a larger range" in failed.message
     holding.cancel()
     await asyncio.wait({holding})
     assert value_of(await executor.execute(task("work:quick", code=folder))) == 1
+    await executor.close()
+
+
+@AS_ROOT
+async def test_a_killed_supervisors_ids_are_held_until_its_guard_has_seen_all_dead(
+    tmp_path: Path, code: Callable[..., Path]
+) -> None:
+    require_bubblewrap()
+    uids = tmp_path / "uids"
+    settings = SandboxSettings(uid_first=IDS[0], uid_count=1, uid_folder=str(uids))
+    executor = SandboxExecutor(tmp_path / "spool", settings)
+    folder = code(work="import time\ndef wait():\n    print('on', flush=True)\n    time.sleep(1000)\n")
+    log = tmp_path / "log"
+    running = asyncio.create_task(executor.execute(replace(task("work:wait", code=folder), log=str(log))))
+    await until(lambda: log.exists() and log.stat().st_size > 0)
+    guard, supervisor = guard_of(executor), supervisor_of(executor)
+    os.kill(guard, signal.SIGSTOP)
+    os.kill(supervisor, signal.SIGKILL)
+    await until(lambda: is_dead(supervisor))
+    other = HostUsers(range(IDS[0], IDS[1]), uids)
+    with pytest.raises(NoUser):
+        other.take()
+    os.kill(guard, signal.SIGCONT)
+    assert failure_of(await running).reason == "sandbox_error"
+    await until(lambda: has_one(other))
+    other.close()
     await executor.close()
 
 

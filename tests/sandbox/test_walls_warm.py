@@ -110,6 +110,12 @@ async def test_the_first_process_is_looked_at_from_outside_alone(run: Run) -> No
     assert value_of(found) == "hello"
 
 
+async def test_a_step_waits_until_its_first_process_is_as_it_must_be(run: Run) -> None:
+    text = CLONES["what the first process drops"][0]
+    slow = (text, f"        __import__('time').sleep(0.3)\n{text}")
+    assert value_of(await run("hello", warm=True, clone=(slow,))) == "hello"
+
+
 async def test_without_its_own_drop_a_step_is_still_in_a_template_that_has_nothing(run: Run) -> None:
     """Its powers reach no further than its own namespaces: the host's mounts and settings stay closed."""
     text = CLONES["what the step drops"][0]

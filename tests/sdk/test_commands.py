@@ -105,6 +105,7 @@ async def test_without_waiting_it_is_journalled_and_performed_by_whoever_comes_n
     async with open_commands(f"sqlite:{tmp_path / 's.db'}") as commands:
         left = await commands.perform("order.place", ORDER, adapter="paper", key="k", wait_seconds=0)
         assert (left.state, left.is_concluded, left.answer) == ("intended", False, None)
+        assert getattr(commands._access, "_work", "gone") is None, "nobody performs anything here"
     async with open_commands(f"sqlite:{tmp_path / 's.db'}") as commands:
         done = await commands.perform("order.place", ORDER, adapter="paper", key="k")
         assert (done.command, done.state) == (left.command, "confirmed")

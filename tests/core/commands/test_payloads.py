@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -19,9 +20,11 @@ from sovrun.core.commands.model import (
     CreateDeployment,
     PlaceOrder,
     StopDeployment,
+    _validator,
     decimal_text,
     is_kind_name,
     normal_payload,
+    payload_findings,
     typed_payload,
 )
 from sovrun.core.errors import InvalidCommand
@@ -165,9 +168,16 @@ def test_a_refusal_says_in_words_what_is_wanted_and_nothing_else(
 
 
 def test_a_hostile_payload_makes_no_large_refusal() -> None:
+    hostile = LIMIT | {f"{'x' * 60}{number}": 1 for number in range(50_000)}
     with pytest.raises(InvalidCommand) as refused:
-        normal_payload(KINDS["order.place"], LIMIT | {f"{'x' * 60}{number}": 1 for number in range(50_000)})
+        normal_payload(KINDS["order.place"], hostile)
     assert len(refused.value.detail) < 3_000
+    assert len(list(payload_findings(KINDS["order.place"], hostile))) <= 20
+
+
+def test_a_schema_is_compiled_once() -> None:
+    kind = KINDS["order.place"]
+    assert _validator(kind) is _validator(replace(kind)), "by value: adapters may make their kinds anew"
 
 
 # --- further kinds ----------------------------------------------------------------------------------------------------

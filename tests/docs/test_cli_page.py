@@ -71,7 +71,7 @@ def test_defaults_are_those_of_the_program(name: str) -> None:
 
 
 def test_every_exit_code_is_explained() -> None:
-    assert first_cells(section(PAGE, "Exit codes")) == [*(str(int(code)) for code in Exit), "130"]
+    assert first_cells(section(PAGE, "Exit codes")) == [*(str(int(code)) for code in Exit), "130", "143"]
 
 
 def test_runs_and_replays_have_the_members_of_the_page(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_runs_and_replays_have_the_members_of_the_page(tmp_path: Path) -> None:
     )
     replay = sovrun("replay", run["runId"], "--store", store, "--json", cwd=tmp_path).json
     assert set(replay) == set(first_cells(section(PAGE, "A replay as JSON")))
-    assert set(replay["steps"][0]) == {"id", "verdict", "why", "state", "stepHash", "outputHash"}
+    assert set(replay["steps"][0]) == {"id", "verdict", "why", "state", "stepHash", "outputHash", "failure"}
     assert all(f"`{verdict}`" in section(PAGE, "A replay as JSON") for verdict in Verdict)
 
 

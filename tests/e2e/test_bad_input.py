@@ -87,6 +87,9 @@ def test_mutated_vectors_as_documents_and_as_inputs_are_refused(tmp_path: Path, 
     [
         (["--input", "n=text"], "invalid_inputs"),
         (["--input", "n"], "invalid_setting"),
+        (["--input", "n=1", "--input", "n=2"], "invalid_setting"),
+        (["--input", "m=1"], "invalid_inputs"),
+        (["--input-file", "m=dag/dag.yaml"], "invalid_inputs"),
         (["--input", "n=1", "--tenant", "../x"], "invalid_identifier"),
         (["--isolation", "none"], "invalid_setting"),
         (["--store", "mysql:x"], "invalid_setting"),
@@ -101,6 +104,22 @@ def test_bad_options_are_refused_by_name(tmp_path: Path, arguments: list[str], c
     defaults = ["--store", "memory:", "--isolation", "in-process", "--json"]
     done = sovrun("run", dag, *defaults, *arguments, cwd=tmp_path)
     assert (done.code, done.error["code"]) == (2, code)
+
+
+def test_a_misspelt_input_is_not_taken_for_another(tmp_path: Path) -> None:
+    text = DIAMOND.replace("properties: {n:", "properties: {number: {type: integer, default: 1}, n:")
+    dag = write_dag(tmp_path / "dag", text)
+    base = ("run", dag, "--store", "memory:", "--isolation", "in-process", "--json")
+    done = sovrun(*base, "--input", "nmber=3", cwd=tmp_path)
+    assert "did you mean 'number'?" in done.error["hint"]
+    (tmp_path / "inputs.json").write_text(
+        '{"nmber": 3}'
+    )  # the schema is silent on others, so a document may have them
+    assert sovrun(*base, "--inputs", "inputs.json", cwd=tmp_path).code == 0
+    (tmp_path / "dag" / "dag.yaml").write_text(
+        text.replace("  properties:", "  additionalProperties: true\n  properties:")
+    )
+    assert sovrun(*base, "--input", "nmber=3", cwd=tmp_path).code == 0
 
 
 def test_unknown_runs_and_stores_are_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 import typer
 from rich.markup import escape
 
-from sovrun.cli.options import AsJson, StoreUrl
+from sovrun.cli.options import AsJson, RunStoreUrl
 from sovrun.cli.output import Exit, out, print_json
 from sovrun.core.errors import SovrunError
 from sovrun.sandbox.probe import probe
@@ -23,7 +23,7 @@ FREE_MIN: Final = 64 << 20
 """Bytes of free disk below which `doctor` complains."""
 
 
-def doctor(*, store: StoreUrl = None, as_json: AsJson = False) -> None:
+def doctor(*, store: RunStoreUrl = None, as_json: AsJson = False) -> None:
     """Say what this machine can isolate and store; exit 3 when it cannot isolate steps or write the store."""
     address = StoreAddress.parse(store)
     isolation = probe(from_environment(os.environ))

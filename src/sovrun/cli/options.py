@@ -14,8 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from sovrun.core.canonical import parse
-from sovrun.core.errors import InvalidSetting, InvalidValue, PayloadTooLarge
+from sovrun.core.errors import InvalidInputs, InvalidSetting, InvalidValue, PayloadTooLarge
 from sovrun.core.ids import Tenant, tenant
+from sovrun.core.spec.findings import Suggester, quoted
+from sovrun.core.spec.references import lacking_field
 from sovrun.core.spec.units import duration_us
 from sovrun.engine.desk import NOTE_MAX
 from sovrun.store.protocol import INLINE_MAX
@@ -33,7 +35,16 @@ StoreUrl = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="`memory:` or `sqlite:PATH`; default: $SOVRUN_STORE, else your own store.",
+        help="`sqlite:PATH`; default: $SOVRUN_STORE, else your own store.",
+        show_default=False,
+    ),
+]
+RunStoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="`sqlite:PATH`, or `memory:`; default: $SOVRUN_STORE, else your own store.",
         show_default=False,
     ),
 ]
@@ -116,7 +127,8 @@ def inputs_of(
     Args:
         schema: of the DAG's inputs; a text stays a text where it declares a string.
         pairs, files: `name=value` and `name=path`.
-    Raises: InvalidSetting, InvalidValue, FileUnavailable.
+    Raises: InvalidSetting for what is given twice; InvalidInputs for a single input that no reference of the DAG could
+        name, which is rather a slip than meant (a document may hold what it likes); InvalidValue, FileUnavailable.
     """
     inputs: dict[str, Any] = {}
     if document is not None:
@@ -126,13 +138,29 @@ def inputs_of(
             raise InvalidValue(f"{document}: inputs are a JSON object, not {type(value).__name__}")
         inputs.update(value)
     properties = schema.get("properties", {})
-    for pair in pairs:
-        name, text = pair_of(pair, "--input")
+    for name, text in _single(pairs, "--input", schema).items():
         inputs[name] = value_of(text, properties.get(name, {}))
-    for pair in files:
-        name, place = pair_of(pair, "--input-file")
+    for name, place in _single(files, "--input-file", schema).items():
         inputs[name] = kept.take_in(whose, Path(place))
     return inputs
+
+
+def _single(pairs: Sequence[str], option: str, schema: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts of single inputs by name. Raises: InvalidSetting, InvalidInputs."""
+    texts: dict[str, str] = {}
+    for pair in pairs:
+        name, text = pair_of(pair, option)
+        if name in texts:
+            raise InvalidSetting(f"{option} {name} is given twice", hint="give each input once")
+        lack = lacking_field(schema, (name,))
+        if lack is not None:
+            known = f"the DAG knows the inputs: {', '.join(sorted(lack.known)) or 'none'}"
+            near = Suggester().hint(name, lack.known)
+            raise InvalidInputs(
+                f"the DAG has no input {quoted(name)}", hint=known if near is None else f"{near} {known}"
+            )
+        texts[name] = text
+    return texts
 
 
 def pair_of(pair: str, option: str) -> tuple[str, str]:

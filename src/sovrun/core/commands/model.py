@@ -21,7 +21,7 @@ from sovrun.core.errors import InvalidCommand
 from sovrun.core.spec.findings import Finding, subject
 from sovrun.core.spec.schemas import compile_schema
 
-SCHEMA_ROOT: Final = "https://sovrun.dev/schemas/commands"
+SCHEMA_ROOT: Final = "https://sovrun.invalid/schemas/commands"
 KEY_MAX: Final = 512
 PAYLOAD_MAX: Final = 1 << 20
 """Bytes of a payload's canonical JSON."""

@@ -36,7 +36,7 @@ FURTHER: Final[Mapping[str, CommandKind]] = {
         1,
         {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "$id": f"https://sovrun.dev/schemas/commands/paper/{name}-1.json",
+            "$id": f"https://sovrun.invalid/schemas/commands/paper/{name}-1.json",
             "title": title,
             "type": "object",
             "properties": {"deploymentId": IDENTIFIED},

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,7 @@ from sovrun.sandbox.filters import own_filter
 from sovrun.sandbox.probe import ProbeItem
 from sovrun.sandbox.settings import SandboxSettings
 from support.attacker import Attacker, has_landlock
+from support.facilities import lacking
 from support.tasks import require_bubblewrap
 
 
@@ -87,3 +93,68 @@ def test_without_bubblewrap_everything_else_is_still_told(tmp_path: Path) -> Non
     assert refusal is not None
     assert "install" in refusal.fix
     assert {"landlock", "system call filter", "control groups"} <= {item.name for item in report.items}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fix"),
+    [
+        ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
+        ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+        ("user/max_user_namespaces", None, "use a kernel with CONFIG_USER_NS"),
+    ],
+)
+def test_what_forbids_user_namespaces_is_named_with_the_command_that_allows_them(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, fix: str
+) -> None:
+    told = {"/proc/sys/user/max_user_namespaces": "96365", f"/proc/sys/{name}": value}
+    monkeypatch.setattr(probe, "_read", told.get)
+    found = probe._user_namespaces()
+    assert (found.ok, found.fix) == (False, fix)
+    assert name.rpartition("/")[2] in found.detail
+
+
+def test_a_root_whose_ids_end_with_its_namespace_is_told_so_and_not_that_it_lacks_a_capability() -> None:
+    """As in a container without root, or after `unshare --map-root-user`."""
+    if shutil.which("unshare") is None:
+        lacking("there is no unshare")
+    doctor = [sys.executable, "-m", "sovrun", "doctor", "--store", "memory:", "--json"]
+    said = subprocess.run(
+        ["unshare", "--user", "--map-root-user", *doctor], capture_output=True, text=True, check=False
+    )
+    found = {item["name"]: item for item in json.loads(said.stdout)["isolation"]["items"]}
+    assert said.returncode == 3
+    assert (found["user"]["ok"], found["user"]["needed"]) == (False, True)
+    assert (
+        "do not exist here: this root is that of a user namespace (/proc/self/uid_map"
+        in found["user"]["detail"]
+    )
+    assert "SOVRUN_UIDS=FIRST:COUNT" in found["user"]["fix"]
+    assert "step in a sandbox" not in found
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (PermissionError(13, "Permission denied", os.devnull), "mknod -m 666 /dev/null c 1 3"),
+        (PermissionError(13, "Permission denied", "/srv/tmp"), "read and write /srv/tmp"),
+        (EOFError("the other side has gone"), "look at standard error"),
+    ],
+)
+def test_what_keeps_the_supervisor_from_starting_comes_with_what_to_change(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, fix: str
+) -> None:
+    require_bubblewrap()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(probe, "start_supervisor", fail)
+    found = items()["step in a sandbox"]
+    assert (found.ok, found.needed) == (False, True)
+    assert str(error) in found.detail
+    assert fix in found.fix

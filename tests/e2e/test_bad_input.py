@@ -63,6 +63,65 @@ def test_a_missing_file_or_a_directory_is_refused(tmp_path: Path, name: str) -> 
         assert (done.code, done.error["code"]) == (2, "file_unavailable")
 
 
+SPOILT = {
+    "comma": "bad_json",
+    "repeated": "duplicate_key",
+    "nan": "bad_number",
+    "control": "bad_json",
+    "beyond": "bad_number",
+    "surrogate": "lone_surrogate",
+    "swapped": "bad_json",
+    "infinite": "bad_number",
+    "trailing": "bad_json",
+}
+"""How a JSON text is spoilt without leaving UTF-8, and the mistake that a document then has."""
+
+
+def spoilt(text: str, way: str) -> str:
+    first, last = text[0], text[-1]
+    begun = first if first == "[" else '{"zz": '
+    put_in = {
+        "nan": "NaN",
+        "infinite": "-Infinity",
+        "beyond": str(2**53),
+        "surrogate": '"\\ud800"',
+        "control": '"\x01"',
+    }
+    match way:
+        case "repeated":
+            return f'{{"zz": {text}, "zz": 1}}'
+        case "swapped":
+            return text[:-1] + {"}": "]", "]": "}"}[last]
+        case "trailing":
+            return text + text
+        case "comma":
+            return text[:-1] + "," + last
+        case _:
+            return f"{begun}{put_in[way]}, {text[1:]}"
+
+
+@pytest.mark.parametrize(
+    ("place", "vector"), list(enumerate(sorted(p.name for p in (DATA / "input").iterdir())))
+)
+def test_vectors_spoilt_as_text_are_refused_as_documents_and_as_inputs(
+    tmp_path: Path, place: int, vector: str
+) -> None:
+    dag = write_dag(tmp_path / "dag")
+    text = (DATA / "input" / vector).read_text().strip()
+    for way in list(SPOILT)[place % 3 :: 3]:
+        file = tmp_path / f"{way}.json"
+        file.write_text(spoilt(text, way))
+        done = sovrun("validate", file, "--json", cwd=tmp_path)
+        assert (way, done.code, done.error["code"]) == (way, 2, "invalid_spec")
+        if file.read_text().startswith("{"):
+            assert SPOILT[way] in {mistake["code"] for mistake in done.error["mistakes"]}
+        run = sovrun(
+            *("run", dag, "--inputs", file, "--store", "memory:", "--isolation", "in-process", "--json"),
+            cwd=tmp_path,
+        )
+        assert (way, run.code, run.error["code"]) == (way, 2, "invalid_value")
+
+
 @pytest.mark.parametrize("vector", sorted(path.name for path in (DATA / "input").iterdir()))
 def test_mutated_vectors_as_documents_and_as_inputs_are_refused(tmp_path: Path, vector: str) -> None:
     whole = (DATA / "input" / vector).read_bytes()

@@ -4,6 +4,7 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ def slow_dag(directory: Path, steps: int) -> Path:
         # Every kill uses up an attempt of the steps under way; on a slow machine that may be the same step each time.
         rest = before + "}, " + needs + "retry: {maxAttempts: 9}}"
         text += first + rest + "\n"
+    return write_dag(directory, text, SLOW_PLUG)
+
+
+def wide_dag(directory: Path, steps: int) -> Path:
+    text = SLOW
+    for number in range(steps - 1):
+        text += f'  - {{id: s{number:02}, python: "plug:work", with: {{number: {number}}}, retry: {{maxAttempts: 9}}}}\n'
+    last = steps - 1
+    needs = ", ".join(f"s{number:02}" for number in range(last))
+    text += f'  - {{id: s{last:02}, python: "plug:work", needs: [{needs}], with: {{number: {last}}}}}\n'
     return write_dag(directory, text, SLOW_PLUG)
 
 
@@ -108,11 +119,17 @@ def test_isolation_does_not_change_the_outcome(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("isolation", ["in-process", "sandbox"])
-def test_a_killed_run_resumes_and_executes_only_what_was_not_finished(tmp_path: Path, isolation: str) -> None:
-    file = slow_dag(tmp_path / "dag", 12)
+@pytest.mark.parametrize(("shape", "steps", "workers"), [(slow_dag, 12, 2), (wide_dag, 40, 8)])
+def test_a_killed_run_resumes_and_executes_only_what_was_not_finished(
+    tmp_path: Path, isolation: str, shape: Callable[[Path, int], Path], steps: int, workers: int
+) -> None:
+    file = shape(tmp_path / "dag", steps)
     calm = sovrun("run", file, "--store", "memory:", "--isolation", isolation, "--json", cwd=tmp_path).json
     store = f"sqlite:{tmp_path / 'runs.db'}"
-    request = ("run", file, "--store", store, "--isolation", isolation, "--idempotency-key", "once", "--json")
+    request = (
+        *("run", file, "--store", store, "--isolation", isolation, "--workers", workers),
+        *("--idempotency-key", "once", "--json"),
+    )
     rng = random.Random(7)
     for _ in range(3):
         process = start(*request, cwd=tmp_path)
@@ -124,10 +141,16 @@ def test_a_killed_run_resumes_and_executes_only_what_was_not_finished(tmp_path: 
     assert done.json["outcomeHash"] == calm["outcomeHash"]
     events = sovrun("events", done.json["runId"], "--store", store, "--json", cwd=tmp_path).lines()
     completions = Counter(event["stepId"] for event in events if event["type"] == "step.completed")
-    assert completions == Counter({f"s{number:02}": 1 for number in range(12)})
+    assert completions == Counter({f"s{number:02}": 1 for number in range(steps)})
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
-    started = Counter(event["stepId"] for event in events if event["type"] == "step.executing")
-    assert sum(started.values()) <= 12 + 3  # at most the steps under way at each kill were begun again
+    started = sum(
+        len(event["data"].get("steps", [event["stepId"]]))
+        for event in events
+        if event["type"] == "step.executing"
+    )
+    assert (
+        steps <= started <= steps + 3 * (1 if shape is slow_dag else workers)
+    )  # at most the steps under way at each kill were begun again
 
 
 def wait_for_progress(directory: Path, store: str) -> None:

@@ -1,8 +1,10 @@
 """Whatever a step or a disk does: one clear error with a stable code, no hang, nothing lost, and the run can go on."""
 
 import fcntl
+import gzip
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -345,3 +347,16 @@ def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
         done = sovrun(*arguments, "--store", f"sqlite:{other}", "--json", cwd=tmp_path)
         assert done.code == 3
         assert done.error["code"] in ("store_version", "store_unavailable")
+
+
+def test_a_store_of_an_older_schema_is_read_once_the_command_that_is_named_has_upgraded_it(
+    tmp_path: Path,
+) -> None:
+    kept = Path(__file__).parents[1] / "data" / "stores" / "schema-0001.db.gz"
+    path = tmp_path / "old runs.db"
+    path.write_bytes(gzip.decompress(kept.read_bytes()))
+    refused = sovrun("runs", "--store", f"sqlite:{path}", "--json", cwd=tmp_path)
+    assert (refused.code, refused.error["code"]) == (3, "store_version")
+    [named] = re.findall("`sovrun (.*?)`", refused.error["hint"])
+    sovrun(*shlex.split(named), "--isolation", "in-process", cwd=tmp_path)
+    assert sovrun("runs", "--store", f"sqlite:{path}", "--json", cwd=tmp_path).json["runs"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
@@ -163,7 +164,8 @@ def _checked_reader(path: Path, query: str) -> sqlite3.Connection:
             return connection
         raise StoreVersion(
             f"{path} has schema {version or 'none'}, this program reads {HEAD}",
-            hint="a command that writes (`sovrun run`, `sovrun resume`) upgrades it",
+            hint=f"`sovrun resume --store {shlex.quote(f'sqlite:{path}')}` upgrades it and goes on with what was"
+            " interrupted; to read it as it is, upgrade a copy, or read it with the Sovrun that wrote it",
         )
     except (sqlite3.Error, SovrunError):
         connection.close()

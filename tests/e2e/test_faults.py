@@ -360,3 +360,21 @@ def test_a_store_of_an_older_schema_is_read_once_the_command_that_is_named_has_u
     [named] = re.findall("`sovrun (.*?)`", refused.error["hint"])
     sovrun(*shlex.split(named), "--isolation", "in-process", cwd=tmp_path)
     assert sovrun("runs", "--store", f"sqlite:{path}", "--json", cwd=tmp_path).json["runs"]
+
+
+def test_what_nobody_foresaw_of_the_machine_is_one_line_with_a_code(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    base = shlex.join(command("runs", "--store", "sqlite:runs.db"))
+    done = subprocess.run(
+        ["sh", "-c", f"rmdir {shlex.quote(str(gone))}; {base}; {base} --json"],
+        cwd=gone,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("error [system_refused] ")
+    assert json.loads(done.stdout)["error"]["code"] == "system_refused"
+    assert "Traceback" not in done.stderr

@@ -72,6 +72,7 @@ def test_cancelling_a_waiting_run_ends_it_and_twice_is_harmless(asked: tuple[Sit
         "runId": run,
         "changed": True,
         "status": "cancelled",
+        "effectsUnresolved": 0,
     }
     before = site.events(run)
     assert site.ask("cancel", run, "--note", "wrong image")["changed"] is False

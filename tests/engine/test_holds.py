@@ -15,7 +15,10 @@ from sovrun.store.protocol import Depth, RunRecord
 
 TENANT, DAG = Tenant("default"), DagId("wide")
 DIGEST = Digest("0" * 64)
-HEAD = Run(1, RunId("0" * 32), TENANT, DIGEST, DIGEST, 100, State.EXECUTING, Counts(0, 1, 1, 0, 0, 0))
+HEAD = Run(
+    *(1, RunId("0" * 32), TENANT, DIGEST, DIGEST, 100, "sandbox", State.EXECUTING),
+    Counts(queued=1, executing=1),
+)
 RUN = RunRecord(HEAD, DAG, DIGEST, "{}", Actor("local:me"), "sandbox", None, 0, 0, None)
 NO_LIMITS = Limits()
 
@@ -48,14 +51,12 @@ def test_a_run_with_a_queued_step_is_held_by_pauses_and_full_limits(now: Holds, 
 
 
 def test_a_limit_of_steps_holds_no_run_that_has_none_queued() -> None:
-    busy = replace(RUN, head=HEAD._replace(counts=Counts(0, 0, 2, 0, 0, 0)))
+    busy = replace(RUN, head=HEAD._replace(counts=Counts(executing=2)))
     assert holds(NO_LIMITS, TWO_STEPS, executing=2).of(busy) == ()
 
 
 def test_a_run_that_is_not_admitted_is_held_by_what_it_waits_for() -> None:
-    late = HEAD._replace(
-        state=State.RECEIVED, admitted=False, reason="run_limit", counts=Counts(2, 0, 0, 0, 0, 0)
-    )
+    late = HEAD._replace(state=State.RECEIVED, admitted=False, reason="run_limit", counts=Counts(received=2))
     assert holds(NO_LIMITS, NO_LIMITS).of(replace(RUN, head=late)) == (Hold("run_limit"),)
 
 

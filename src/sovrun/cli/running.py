@@ -118,15 +118,7 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
         adapters=adapters,
     )
 
-    async def job() -> Exit:
-        try:
-            return await _run_here(order)
-        except StoreOwned:
-            if not is_served(address):
-                raise
-            return await _run_beside(order)
-
-    raise typer.Exit(complete(job(), resume=f"sovrun resume{same_store(address)}"))
+    raise typer.Exit(complete(_run(order), resume=f"sovrun resume{same_store(address)}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +135,16 @@ class _Order:
     allow: list[str]
     secrets: tuple[SecretSource, ...]
     adapters: Path | None
+
+
+async def _run(order: _Order) -> Exit:
+    """Execute the run here, or have the server that owns the store do it. Raises: StoreOwned when another does."""
+    try:
+        return await _run_here(order)
+    except StoreOwned:
+        if not is_served(order.address):
+            raise
+        return await _run_beside(order)
 
 
 async def _run_here(order: _Order) -> Exit:

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
-from support.cli import Done, sovrun, write_dag
+from support.cli import sovrun, write_dag
+from support.trading_desk import BUY, MAPPING, ORDER, Desk
 from support.up import until, up
 
-MAPPING = Path(__file__).parents[2] / "examples" / "adapters" / "order-matching.yaml"
-BUY = ("symbol=ACME", "side=buy", "type=market")
-ORDER = ("command", "order.place", "--adapter", "paper", *BUY)
 TRADE = """
 apiVersion: sovrun/v1
 kind: Dag
@@ -29,42 +22,6 @@ steps:
     command: {kind: order.place, adapter: paper}
     with: {symbol: ACME, side: buy, type: market, quantity: "3"}
 """
-
-
-class Desk:
-    """A store of its own, and commands on it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.store = f"sqlite:{folder / 's.db'}"
-
-    def tell(self, *arguments: object, stdin: bytes = b"") -> Done:
-        return sovrun(*arguments, "--store", self.store, cwd=self.folder, stdin=stdin)
-
-    def ask(self, *arguments: object, code: int = 0, stdin: bytes = b"") -> Any:
-        done = self.tell(*arguments, "--json", stdin=stdin)
-        assert done.code == code, done.out + done.err
-        return done.json
-
-    def refusal(self, *arguments: object, code: int = 2, stdin: bytes = b"") -> str:
-        refused: str = self.ask(*arguments, code=code, stdin=stdin)["error"]["code"]
-        return refused
-
-    def orders(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.ask("orders", "paper")["orders"]
-        return found
-
-    def make_unknown(self, command: str, *, parked: bool = True) -> None:
-        """Write into the file that nobody knows what came of a command, as a crash of the provider would have it."""
-        reason, sends = ("sends_exhausted", 5) if parked else ("timeout", 1)
-        with sqlite3.connect(self.folder / "s.db") as connection:
-            connection.execute(
-                "UPDATE command SET state = 'unknown', sends = ?, sent_us = created_us, first_sent_us = created_us,"
-                " unknown_us = created_us, reached_us = created_us, reason = ?, parked = ?, due_us = 4000000000000000,"
-                " response = NULL, resource = NULL, ended_us = NULL WHERE id = ?",
-                (sends, reason, parked, command),
-            )
-        connection.close()
 
 
 @pytest.fixture
@@ -122,22 +79,7 @@ def test_a_payload_may_come_from_a_file_and_from_standard_input(desk: Desk) -> N
         ((*ORDER, "quantity=1", "price=1", "--key", "k"), "invalid_command"),
         ((*ORDER, "quantity=1"), "idempotency_key_required"),
         ((*ORDER, "quantity=1", "--key", "k" * 100_000), "invalid_identifier"),
-        (
-            *(
-                (
-                    "command",
-                    "order.place",
-                    "--adapter",
-                    "paper",
-                    "symbol=NOPE",
-                    *BUY[1:],
-                    "quantity=1",
-                    "--key",
-                    "k",
-                ),
-            ),
-            "unknown_symbol",
-        ),
+        ((*ORDER[:4], "symbol=NOPE", *BUY[1:], "quantity=1", "--key", "k"), "unknown_symbol"),
         ((*ORDER, "quantity=1", "--key", "k", "--mode", "live"), "invalid_command"),
         ((*ORDER, "quantity", "--key", "k"), "invalid_setting"),
         ((*ORDER, "quantity=1", "--key", "k", "--wait", "soon"), "invalid_setting"),
@@ -178,56 +120,6 @@ def test_the_schema_of_a_kind_is_printed(desk: Desk) -> None:
     schema = desk.tell("command", "order.place", "--schema").json
     assert schema["required"] == ["symbol", "side", "quantity"]
     assert desk.refusal("command", "order.eat", "--schema") == "not_found"
-
-
-FURTHER_SCHEMA = """
-adapters:
-  desk: {kind: http, mapping: desk.yaml}
-  paper: {kind: paper}
-"""
-FURTHER_MAPPING = """
-apiVersion: sovrun/http-adapter/v1
-kind: HttpAdapter
-baseUrl: http://127.0.0.1:9
-modes: [paper]
-tenant: default
-processingDeadline: 10s
-absenceIsConclusive: true
-commands:
-  book.move:
-    version: 3
-    schema: {type: object, properties: {by: {type: string}, to: {type: integer}}, required: [by]}
-    decimals: [by]
-    perform: {method: POST, path: "/books/{clientId}", body: {by: {from: payload.by}}}
-    find: {path: "/books/{clientId}", items: [""]}
-    clientId: /name
-"""
-
-
-def test_kinds_that_adapters_declare_have_schemas_and_members_of_their_types(desk: Desk) -> None:
-    (desk.folder / "adapters.yaml").write_text(FURTHER_SCHEMA)
-    (desk.folder / "desk.yaml").write_text(FURTHER_MAPPING)
-    named = ("--adapters", "adapters.yaml")
-    assert desk.tell("command", "deployment.pause", "--schema").json["required"] == ["deploymentId"]
-    assert desk.tell("command", "book.move", "--schema", *named).json["required"] == ["by"]
-    assert desk.refusal("command", "book.move", "--schema", "--adapter", "paper", *named) == "not_found"
-    assert desk.refusal("command", "book.move", "--schema") == "not_found"
-    asked = ("command", "book.move", "--adapter", "desk", "--key", "k", "--no-wait", *named)
-    assert desk.refusal(*asked, "by=much") == "invalid_command"
-    left = desk.ask(*asked, "by=1.50", "to=7", code=4)
-    shown = desk.ask("commands", left["commandId"])
-    assert (shown["version"], shown["payload"]) == (3, {"by": "1.5", "to": 7})
-
-
-def test_a_server_tells_the_schemas_of_its_own_adapters() -> None:
-    with up() as server:
-        schema = server.do("command", "deployment.pause", "--schema")
-        assert schema.json["required"] == ["deploymentId"]
-        assert server.do("command", "deployment.sell", "--schema", "--json").code == 2
-        paused = server.do(
-            "command", "deployment.pause", "deploymentId=7", "--adapter", "paper", "--key", "k", "--json"
-        )
-        assert paused.json["error"]["code"] == "not_found", "a text where the schema wants one"
 
 
 # --- beside a server --------------------------------------------------------------------------------------------------
@@ -353,81 +245,10 @@ def test_an_effect_that_nobody_knows_of_is_shown_everywhere_and_resolved_by_a_pe
     assert [one["id"] for one in desk.ask("resources", "--live")["resources"]] == ["o-1"]
 
 
-def test_resuming_sends_what_was_left_looks_for_what_is_unknown_and_says_what_came_of_it(desk: Desk) -> None:
-    found = desk.ask(*ORDER, "quantity=1", "--key", "found")
-    left = desk.ask(*ORDER, "quantity=2", "--key", "left", "--no-wait", code=4)
-    asked = desk.ask(*ORDER, "quantity=3", "--key", "asked", "--no-wait", code=4)
-    desk.make_unknown(found["commandId"], parked=False)
-    desk.make_unknown(asked["commandId"])
-    resumed = desk.ask("resume", "--isolation", "in-process", code=4)
-    assert resumed == {
-        "ended": [],
-        "commands": {"concluded": 2, "unknown": 0, "parked": 1, "intended": 0},
-    }
-    assert [desk.ask("commands", name)["state"] for name in (found["commandId"], left["commandId"])] == [
-        "confirmed"
-    ] * 2
-    assert [order["quantity"] for order in desk.orders()] == ["1", "2"], "nothing was sent twice"
-    told = desk.tell("resume", "--isolation", "in-process")
-    assert (told.code, "1 open command" in told.err) == (4, True)
-    assert "0 commands concluded, 0 left unknown, 1 parked for a person" in told.out
-    desk.ask("resolve", asked["commandId"], "--refused", "--rationale", "it is not there")
-    nothing = desk.tell("resume", "--isolation", "in-process")
-    assert (nothing.code, "commands concluded" in nothing.out) == (0, False)
-
-
 def test_a_member_that_is_given_twice_is_refused(desk: Desk) -> None:
     assert desk.refusal(*ORDER, "quantity=1", "--key", "k", "symbol=THIN") == "invalid_setting"
     assert desk.refusal(*ORDER, "quantity=1", "quantity=1", "--key", "k") == "invalid_setting"
     assert not (desk.folder / "s.db").exists() or desk.ask("commands")["commands"] == []
-
-
-def test_a_status_that_is_not_mapped_is_told_with_its_word_wherever_somebody_looks(desk: Desk) -> None:
-    """The provider stands for a mapping that is older than it is: one order is in a status that the mapping does not have."""
-    desk.ask(*ORDER, "quantity=1", "--key", "k")
-    orders = [order_of("acme.1", "OPEN"), order_of("acme.2", "HALTED")]
-    with provider_that_says({"bids": {"100": [orders[0]], "99": [orders[1]]}, "offers": {}}) as port:
-        adapter = {"kind": "http", "mapping": str(MAPPING), "baseUrl": f"http://127.0.0.1:{port}"}
-        (desk.folder / "adapters.json").write_text(json.dumps({"adapters": {"desk": adapter}}))
-        named = ("--tenant", "acme", "--adapters", "adapters.json")
-        listed = desk.ask("orders", "desk", *named)
-        told = desk.tell("orders", "desk", *named)
-    assert [one["id"] for one in listed["orders"]] == ["acme.1"]
-    (unreadable,) = listed["unreadable"]
-    assert (unreadable["id"], unreadable["rawStatus"]) == ("acme.2", "HALTED")
-    assert "order acme.2 cannot be read" in told.err
-    assert "HALTED" in told.err
-
-
-def order_of(name: str, status: str) -> dict[str, Any]:
-    return {
-        "order_id": name, "side": "BUY", "execution": "LIMIT", "size": 1.0, "price": 100.0, "status": status,
-    }  # fmt: skip
-
-
-@contextmanager
-def provider_that_says(orders: dict[str, Any]) -> Iterator[int]:
-    """Give the port of a server that shows these orders, and no trades."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps({"trades": []} if self.path.startswith("/trades") else orders).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_a_run_that_was_cancelled_says_that_an_effect_is_unresolved(tmp_path: Path) -> None:

@@ -40,6 +40,11 @@ LOOKS_MAX = 2_000
 """More turns than any command of a test takes: one that never ends fails its test instead of hanging."""
 
 
+def parked(command: Command) -> bool:
+    """Whether a person is asked what became of a command."""
+    return command.parked
+
+
 class KilledError(BaseException):
     """The process dies here: nothing of it runs any more."""
 

@@ -72,7 +72,9 @@ def test_it_is_said_which_code_was_executed(tmp_path: Path) -> None:
     assert replay(tmp_path, run["runId"], store, "--json").json["code"] == "kept"
     shown = replay(tmp_path, run["runId"], store)
     assert shown.code == 0
-    assert "executed the kept copy of the code" in shown.out
+    assert "the code where it came from is gone: executed the kept copy" in shown.out
+    told = replay(tmp_path, run["runId"], store, "--recorded-code").out
+    assert "gone" not in told  # for it was asked for
 
 
 def test_a_step_that_fails_now_is_shown_with_its_code_and_message(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def replay(
     if as_json:
         print_json(_json(result))
     else:
+        if result.code_kept and not recorded_code:
+            out.print("the code where it came from is gone: executed the kept copy")
         _print(result)
     raise typer.Exit(Exit.COMPLETED if result.reproduced else Exit.FAILED)
 
@@ -101,8 +103,6 @@ def _step_json(step: StepVerdict) -> dict[str, Any]:
 
 def _print(result: Replay) -> None:
     head = result.record.head
-    if result.code_kept:
-        out.print("executed the kept copy of the code, not the code where it came from")
     counts = ", ".join(f"{result.count(v):,} {v}" for v in Verdict if result.count(v))
     if result.environment_differs:
         out.print(

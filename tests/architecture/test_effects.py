@@ -20,10 +20,9 @@ from support.scripted_provider import ScriptedProvider
 
 PACKAGE = Path(__file__).parents[2] / "src" / "sovrun"
 LAYER = "execution/layer.py"
-SIGHTINGS = "execution/sightings.py"
 ADAPTERS = "execution/adapters/"
-OF_EFFECTS = {"perform"}
-"""A word of the port that others use for something else, as a name of their own."""
+WAYS_BACK = {"__self__", "__func__", "__closure__", "cell_contents"}
+"""By which what is given to read with would lead to whose it is."""
 
 
 def verbs(protocol: type) -> set[str]:
@@ -63,18 +62,17 @@ def test_the_effects_are_those_that_the_port_declares() -> None:
         "stop_deployment",
         "place_order",
         "cancel_order",
-        "perform",
-        "find_performed",
+        "perform_further",
     } == EFFECTS
 
 
 def test_only_the_layer_calls_an_effect() -> None:
-    effects = EFFECTS - OF_EFFECTS - {"find_performed"}
-    outside = {path: found for path, found in users(effects).items() if not path.startswith(ADAPTERS)}
-    assert outside == {LAYER: effects}
-    assert set(users({"find_performed"})) - {LAYER, SIGHTINGS} <= {
-        path for path, _ in sources() if path.startswith(ADAPTERS)
-    }
+    outside = {path: found for path, found in users(EFFECTS).items() if not path.startswith(ADAPTERS)}
+    assert outside == {LAYER: EFFECTS}
+
+
+def test_nobody_asks_a_function_whose_it_is() -> None:
+    assert users(WAYS_BACK) == {}
 
 
 def test_no_adapter_calls_the_effects_of_another() -> None:
@@ -90,7 +88,7 @@ def test_no_adapter_calls_the_effects_of_another() -> None:
 def test_only_the_layer_gets_an_adapter_with_its_effects() -> None:
     assert set(users({"effects_of"})) == {LAYER}
     typed = {path for path in users({"ExecutionAdapter"}) if not path.startswith(ADAPTERS)}
-    assert typed <= {LAYER, SIGHTINGS, "execution/adapter_set.py"}
+    assert typed <= {LAYER, "execution/adapter_set.py"}
     assert {path for path, tree in sources() if reaches_into(tree, "_adapters")} == {
         "execution/adapter_set.py"
     }
@@ -121,6 +119,12 @@ def test_everybody_gets_every_read() -> None:
     assert {name for name in dir(reads) if name[0] != "_"} - {"name", "capabilities"} == READS
 
 
+@pytest.mark.parametrize("read", sorted(READS))
+def test_no_read_gives_away_the_adapter(read: str) -> None:
+    reads = AdapterSet({"scripted": ScriptedProvider(SetClock())}).reads(TENANT, "scripted")
+    assert inspect.isfunction(getattr(reads, read)), "a method would know whose it is"
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -130,7 +134,12 @@ def test_everybody_gets_every_read() -> None:
         "from sovrun.execution.adapter_set import effects_of",
         "import sovrun.execution.adapter_set as s; s.effects_of(1, 2, 3)",
         "from sovrun.execution.adapter_set import effects_of as harmless",
+        "async def look_for(adapter): await adapter.perform_further(1, 2, 3)",
+        "async def f(reads): await reads.get_order.__self__.perform_further(1, 2, 3)",
+        "async def f(reads, name): await getattr(reads.get_order.__self__, name)(1, 2, 3)",
+        "getattr(reads.get_order, '__self__')",
+        "reads.get_order.__closure__[0].cell_contents",
     ],
 )
 def test_a_call_from_elsewhere_would_be_noticed(source: str) -> None:
-    assert named(ast.parse(source), EFFECTS | {"effects_of"})
+    assert named(ast.parse(source), EFFECTS | WAYS_BACK | {"effects_of"})

@@ -426,7 +426,7 @@ async def test_a_further_kind_is_performed_and_found_again(tmp_path: Path, calls
         assert (kind.version, kind.opens, kind.target, kind.schema["required"]) == (1, True, None, ["text"])
         call, payload = calls.effect(), {"text": "up", "more": [1, None]}
         assert await adapter.find_performed(calls.read(), "report.publish", str(call.client_id)) is None
-        outcome = await adapter.perform(call, "report.publish", payload)
+        outcome = await adapter.perform_further(call, "report.publish", payload)
         told = {"text": "up", "all": payload, "name": call.client_id, "account": "acme"}
         assert outcome == Done({"weight": "0.10"} if record else told)
         assert await adapter.find_performed(calls.read(), "report.publish", str(call.client_id)) == told
@@ -441,8 +441,8 @@ async def test_a_further_kind_whose_end_is_not_told_is_unknown(
 ) -> None:
     async with spoken_to(tmp_path, lambda _: answer, MAPPING + REPORTS) as (adapter, _):
         with pytest.raises(OutcomeUnknown):
-            await adapter.perform(calls.effect(), "report.publish", {"text": "up"})
-        outcome = await adapter.perform(calls.effect(mode="live"), "report.publish", {})
+            await adapter.perform_further(calls.effect(), "report.publish", {"text": "up"})
+        outcome = await adapter.perform_further(calls.effect(mode="live"), "report.publish", {})
         assert isinstance(outcome, Rejected)
         assert outcome.code == "mode_not_allowed"
 

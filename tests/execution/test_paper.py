@@ -289,26 +289,28 @@ async def test_a_deployment_is_paused_and_resumed_until_it_is_stopped(
     one = outcome.resource.id
     pause = calls.effect()
     for call in (pause, calls.effect(), pause):
-        paused = await adapter.perform(call, PAUSE, {"deploymentId": one})
-        assert paused == Done({"deploymentId": one, "status": "paused"})
-    deployment = await adapter.get_deployment(calls.read(), one)
+        paused = await adapter.perform_further(call, PAUSE, {"deploymentId": one})
+        deployment = await adapter.get_deployment(calls.read(), one)
+        assert paused == Done(deployment)  # type: ignore[arg-type]
     assert deployment is not None
     assert deployment.status is DeploymentStatus.PAUSED
-    assert await adapter.find_performed(calls.read(), PAUSE, str(pause.client_id)) == {
-        "deploymentId": one,
-        "status": "paused",
-    }
+    assert await adapter.find_performed(calls.read(), PAUSE, str(pause.client_id)) == deployment
     assert await adapter.find_performed(calls.read(), RESUME, str(pause.client_id)) is None
-    other = await adapter.perform(pause, PAUSE, {"deploymentId": "another"})
+    other = await adapter.perform_further(pause, PAUSE, {"deploymentId": "another"})
     assert isinstance(other, Rejected)
     assert other.duplicate
-    resumed = await adapter.perform(calls.effect(), RESUME, {"deploymentId": one})
-    assert resumed == Done({"deploymentId": one, "status": "running"})
+    resumed = await adapter.perform_further(calls.effect(), RESUME, {"deploymentId": one})
+    assert isinstance(resumed, Done)
+    assert isinstance(resumed.resource, Deployment)
+    assert (resumed.resource.id, resumed.resource.status) == (one, DeploymentStatus.RUNNING)
     assert isinstance(await adapter.stop_deployment(calls.effect(), StopDeployment(one)), Done)
-    assert code_of(await adapter.perform(calls.effect(), RESUME, {"deploymentId": one})) == "wrong_status"
-    assert code_of(await adapter.perform(calls.effect(), PAUSE, {"deploymentId": 7})) == "not_found"
+    assert (
+        code_of(await adapter.perform_further(calls.effect(), RESUME, {"deploymentId": one}))
+        == "wrong_status"
+    )
+    assert code_of(await adapter.perform_further(calls.effect(), PAUSE, {"deploymentId": 7})) == "not_found"
     for payload in ({}, {"deploymentId": one, "force": True}):
-        assert code_of(await adapter.perform(calls.effect(), PAUSE, payload)) == "invalid_payload"
+        assert code_of(await adapter.perform_further(calls.effect(), PAUSE, payload)) == "invalid_payload"
 
 
 async def test_the_ledger_names_actor_client_id_and_fills_and_is_canonical(

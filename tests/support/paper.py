@@ -94,7 +94,7 @@ async def live_a_little(ledger: Ledger) -> bytes:
     assert isinstance(created.resource, Deployment)
     await adapter.cancel_order(calls.effect(), CancelOrder(placed.resource.id))
     for kind in (PAUSE, RESUME):
-        await adapter.perform(calls.effect(), kind, {"deploymentId": created.resource.id})
+        await adapter.perform_further(calls.effect(), kind, {"deploymentId": created.resource.id})
     await adapter.stop_deployment(calls.effect(), StopDeployment(created.resource.id))
     await adapter.place_order(calls.effect(), market("sell", "4"))
     return await both_accounts(ledger)

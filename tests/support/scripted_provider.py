@@ -185,7 +185,7 @@ class ScriptedProvider:
 
         return await self._effect("order.cancel", call, order, act, {})
 
-    async def perform(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
+    async def perform_further(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
         def act() -> Mapping[str, Any]:
             self.performed[str(call.client_id)] = {"id": f"x-{call.client_id}", "was": dict(payload)}
             return self.performed[str(call.client_id)]

@@ -71,7 +71,7 @@ class NotesAdapter:
         )
         self._directory = directory
 
-    async def perform(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
+    async def perform_further(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
         """Write a note, unless it is there."""
         if kind != WRITE.name:
             return _no_such(kind)

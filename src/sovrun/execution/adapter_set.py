@@ -6,7 +6,7 @@ distributions declare. `effects_of` is for `execution.layer` alone: an import co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
@@ -37,6 +37,7 @@ _READS: Final = (
     "portfolio",
     "find_deployment",
     "find_order",
+    "find_performed",
     "quote",
 )
 
@@ -47,7 +48,7 @@ _EFFECTS: Final = tuple(
 
 
 class ReadsOnly:
-    """What everybody but the command layer gets of an adapter."""
+    """What everybody but the command layer gets of an adapter. Nothing that it holds leads back to the effects."""
 
     __slots__ = ("capabilities", "name", *_READS)
 
@@ -55,7 +56,16 @@ class ReadsOnly:
         self.name = adapter.name
         self.capabilities = adapter.capabilities
         for read in _READS:
-            setattr(self, read, getattr(adapter, read))
+            setattr(self, read, _reading(getattr(adapter, read)))
+
+
+def _reading(read: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Return a function that reads: a method of the adapter would give away the adapter."""
+
+    async def ask(*arguments: Any, **named: Any) -> Any:
+        return await read(*arguments, **named)
+
+    return ask
 
 
 @dataclass(frozen=True, slots=True)

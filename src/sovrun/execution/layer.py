@@ -355,7 +355,9 @@ class CommandLayer:
         """
         outcome: Done | Rejected
         try:
-            adapter, payload = await self._adapter_and_payload(command)
+            wanted = command.intention
+            adapter = effects_of(self.adapters, wanted.tenant, wanted.adapter)
+            payload = await self._payload(command)
         except (AdapterUnavailable, StoreUnavailable) as error:
             await self._became_unknown(command, UnknownReason.NOT_REACHED, error.detail)
             return
@@ -375,8 +377,7 @@ class CommandLayer:
             await self._became_unknown(command, UnknownReason.BAD_ANSWER, why(fault))
             raise
         else:
-            wanted = typed_payload(command.intention.kind, payload)
-            await self._answered(command, wanted, outcome)
+            await self._answered(command, typed_payload(wanted.kind, payload), outcome)
 
     async def _answered(self, command: Command, wanted: Wanted, outcome: Done | Rejected) -> None:
         if isinstance(outcome, Rejected):
@@ -413,13 +414,11 @@ class CommandLayer:
         body = answer_document(command.intention, CommandState.REFUSED, code=code, message=message[:2_000])
         await self._note(command, Refused("answered", code, sha256_hex(body)), body)
 
-    async def _adapter_and_payload(self, command: Command) -> tuple[ExecutionAdapter, Mapping[str, Any]]:
+    async def _payload(self, command: Command) -> Mapping[str, Any]:
         wanted = command.intention
-        adapter = effects_of(self.adapters, wanted.tenant, wanted.adapter)
         body = await self._store.payload(wanted.tenant, wanted.payload)
         assert body is not None  # noqa: S101 -- kept in the write that intended it
-        payload: Mapping[str, Any] = decode(body)
-        return adapter, payload
+        return dict(decode(body))
 
     def _call(self, command: Command) -> Call:
         wanted = command.intention
@@ -432,9 +431,10 @@ class CommandLayer:
         asked = instant_of(self._clock)  # what comes about while the answer is on its way is not in it
         fault: Exception | None = None
         try:
-            adapter, payload = await self._adapter_and_payload(command)
+            reads = self.adapters.reads(command.intention.tenant, command.intention.adapter)
+            payload = await self._payload(command)
             async with asyncio.timeout(2 * EFFECT_US / 1e6):
-                seen = await look_for(adapter, self._call(command), command, payload)
+                seen = await look_for(reads, self._call(command), command, payload)
         except (OutcomeUnknown, AdapterUnavailable, StoreUnavailable, TimeoutError) as error:
             seen = unseen(error)
         except Exception as error:  # noqa: BLE001 -- whatever an adapter does wrong, nothing was seen
@@ -497,4 +497,4 @@ async def _effect(
         case CancelOrder():
             return await adapter.cancel_order(call, wanted)
         case _:
-            return await adapter.perform(call, kind, payload)
+            return await adapter.perform_further(call, kind, payload)

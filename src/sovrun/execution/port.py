@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from sovrun.core.commands.model import CancelOrder, CommandKind, CreateDeployment, PlaceOrder, StopDeployment
 from sovrun.core.ids import Actor, Tenant
 
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 
 
 class DeploymentStatus(StrEnum):
@@ -206,7 +206,7 @@ class Capabilities:
             "not found" means nothing.
         absence_is_conclusive: a client id that is not found after the deadline was certainly not executed. False where
             the provider forgets ids, so that a person must decide.
-        kinds: further kinds of commands that `perform` knows, by name. None may be called as one of ours.
+        kinds: further kinds of commands that `perform_further` knows, by name. None may be called as one of ours.
         symbols: the only ones that can be traded; None where they are not known beforehand.
     """
 
@@ -250,6 +250,11 @@ class AdapterReads(Protocol):
     async def find_order(self, call: Call, client_id: str) -> Order | None:
         """Return the order that was placed under a client id, whatever has become of it."""
 
+    async def find_performed(
+        self, call: Call, kind: str, client_id: str
+    ) -> Deployment | Order | Mapping[str, Any] | None:
+        """Return what came of a command of a further kind, None when it is not found."""
+
     async def quote(self, call: Call, symbol: str) -> Decimal | None:
         """Return the price by which a market order is valued, None for an unknown symbol or when there is none."""
 
@@ -273,11 +278,11 @@ class ExecutionAdapter(AdapterReads, Protocol):
     async def cancel_order(self, call: Call, order: CancelOrder) -> Done | Rejected:
         """Cancel what is not filled of an order. Cancelling what is cancelled is Done; what is filled is Rejected."""
 
-    async def perform(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
-        """Perform a command of a further kind that `capabilities.kinds` names."""
+    async def perform_further(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
+        """Perform a command of a further kind that `capabilities.kinds` names.
 
-    async def find_performed(self, call: Call, kind: str, client_id: str) -> Mapping[str, Any] | None:
-        """Return what came of a command of a further kind, None when it is not found."""
+        Where it acts on a deployment or an order, that is what is returned, so that the record follows it.
+        """
 
     async def close(self) -> None:
         """Release what is held."""

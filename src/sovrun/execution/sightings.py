@@ -24,10 +24,10 @@ from sovrun.core.commands.resolution import Sighting
 from sovrun.core.errors import AdapterUnavailable, SovrunError, StoreUnavailable
 from sovrun.execution.port import (
     LIVE,
+    AdapterReads,
     Call,
     Deployment,
     DeploymentStatus,
-    ExecutionAdapter,
     Order,
     OrderStatus,
     OutcomeUnknown,
@@ -66,9 +66,7 @@ def why(error: Exception) -> str:
             return f"the adapter failed with {type(error).__name__}"
 
 
-async def look_for(
-    adapter: ExecutionAdapter, call: Call, command: Command, payload: Mapping[str, Any]
-) -> Seen:
+async def look_for(adapter: AdapterReads, call: Call, command: Command, payload: Mapping[str, Any]) -> Seen:
     """Return what the provider shows of a command. Raises: OutcomeUnknown when it does not answer."""
     wanted = typed_payload(command.intention.kind, payload)
     match wanted:

@@ -257,7 +257,7 @@ class LinkedAdapter:
         """See `ExecutionAdapter`."""
         return await self._effect(call, "order.cancel", {"orderId": order.order})
 
-    async def perform(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
+    async def perform_further(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
         """See `ExecutionAdapter`."""
         return await self._effect(call, kind, payload)
 

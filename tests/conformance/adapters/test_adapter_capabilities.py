@@ -27,6 +27,6 @@ async def test_resources_of_a_kind_that_a_provider_does_not_have_are_none(
 
 
 async def test_a_kind_that_the_adapter_does_not_know_is_refused(provider: Provider, calls: Calls) -> None:
-    outcome = await provider.adapter.perform(calls.effect(), "nobody.knows", {})
+    outcome = await provider.adapter.perform_further(calls.effect(), "nobody.knows", {})
     assert getattr(outcome, "code", None) == "unknown_kind"
     assert await provider.adapter.find_performed(calls.read(), "nobody.knows", calls.client_id()) is None

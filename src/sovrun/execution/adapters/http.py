@@ -300,7 +300,7 @@ class HttpAdapter:
         )
 
     @_without_secrets
-    async def perform(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
+    async def perform_further(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
         """Send the request of a command of a further kind."""
         further = self._mapping.commands.get(kind)
         if further is None:

@@ -128,13 +128,15 @@ class PaperAdapter:
         """Cancel what is left of an order."""
         return await self._do(call, lambda account: paper_rules.cancel(account, call, order))
 
-    async def perform(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
+    async def perform_further(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:
         """Pause or resume a deployment."""
         return await self._do(call, lambda account: paper_rules.perform(account, call, kind, payload))
 
-    async def find_performed(self, call: Call, kind: str, client_id: str) -> Mapping[str, Any] | None:
-        """Return what came of a pause or a resumption."""
-        return (await self._read(call)).performed.get((kind, client_id))
+    async def find_performed(self, call: Call, kind: str, client_id: str) -> Deployment | None:
+        """Return the deployment that was paused or resumed under a client id, as it is now."""
+        account = await self._read(call)
+        performed = account.performed.get((kind, client_id))
+        return None if performed is None else account.deployments[performed].told()
 
     async def close(self) -> None:
         """Release nothing: the ledger is its owner's."""

@@ -136,7 +136,8 @@ class Account:
         self.deployments: dict[str, DeploymentRecord] = {}
         self.order_by_client: dict[str, OrderRecord] = {}
         self.deployment_by_client: dict[str, DeploymentRecord] = {}
-        self.performed: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self.performed: dict[tuple[str, str], str] = {}
+        """By kind and client id: the deployment that was moved."""
 
     @property
     def is_open(self) -> bool:
@@ -276,8 +277,7 @@ class Account:
     def _moved(self, data: Mapping[str, Any]) -> None:
         self.deployments[data["deployment"]].raw_status = data["status"]
         if "kind" in data:
-            result = {"deploymentId": data["deployment"], "status": data["status"]}
-            self.performed[data["kind"], data["clientId"]] = result
+            self.performed[data["kind"], data["clientId"]] = data["deployment"]
 
 
 def _recorded(fill: Fill) -> dict[str, str]:

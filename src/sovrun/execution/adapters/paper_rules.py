@@ -194,7 +194,7 @@ def perform(account: Account, call: Call, kind: str, payload: Mapping[str, Any])
     client_id = str(call.client_id)
     asked = payload["deploymentId"]
     if (known := account.performed.get((kind, client_id))) is not None:
-        return Done(known) if known["deploymentId"] == asked else _another(client_id)
+        return Done(account.deployments[known].told()) if known == asked else _another(client_id)
     record = account.deployments.get(asked) if isinstance(asked, str) else None
     if record is None:
         return Rejected("not_found", f"there is no deployment {asked!r:.140}")

@@ -108,7 +108,7 @@ class SupervisorAdapter:
         """Refuse: there are no orders here."""
         return self._unknown("order.cancel")
 
-    async def perform(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:  # noqa: ARG002 -- the port's
+    async def perform_further(self, call: Call, kind: str, payload: Mapping[str, Any]) -> Done | Rejected:  # noqa: ARG002 -- the port's
         """Refuse: no further kinds are known."""
         return self._unknown(kind)
 

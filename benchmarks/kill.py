@@ -288,7 +288,7 @@ class Assault:
                     found.append(
                         f"run {run} has outcome {record.head.outcome}, not {expected[number % VARIANTS]}"
                     )
-            late = await reader.late_reports()
+            late = await reader.late_reports(TENANT)
         found += [str(violation) for violation in check(histories)]
         figures = {
             "states": {str(state): count for state, count in states.items()},

@@ -136,10 +136,10 @@ async def test_a_late_report_is_refused_counted_and_leaves_the_history_alone(sto
     lease = await claim_one(store)
     await cancelled(store, run)
     before = await store.events(TENANT, run)
-    assert await store.late_reports() == 0
+    assert await store.late_reports(TENANT) == 0
     assert (await commit(store, done(lease))).lost == (lease,)
     assert await store.events(TENANT, run) == before
-    assert await store.late_reports() == 1
+    assert await store.late_reports(TENANT) == 1
 
 
 async def test_a_repeated_report_is_no_late_one(store: Store) -> None:
@@ -147,7 +147,7 @@ async def test_a_repeated_report_is_no_late_one(store: Store) -> None:
     report = done(await claim_one(store))
     await commit(store, report)
     assert (await commit(store, report)).lost == ()
-    assert await store.late_reports() == 0
+    assert await store.late_reports(TENANT) == 0
 
 
 # --- slots --------------------------------------------------------------------------------------------------------------

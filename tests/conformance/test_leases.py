@@ -72,6 +72,21 @@ async def test_only_silent_workers_lose_their_leases(store: Store, clock: SetClo
     assert (await store.commit([done(kept)], worker=OTHER)).lost == ()
 
 
+async def test_it_is_told_from_which_silent_workers_how_many_leases_were_taken_back(
+    store: Store, clock: SetClock
+) -> None:
+    for number in range(3):
+        await submitted(store, SPEC, str(number))
+    await store.claim(WORKER, 2)
+    await claim_one(store, OTHER)
+    clock.advance(SILENT_US)
+    told: list[tuple[WorkerId, int]] = []
+    assert await store.take_back(SILENT_US, told=lambda *silent: told.append(silent)) == 3
+    assert told == sorted([(WORKER, 2), (OTHER, 1)])
+    assert await store.take_back(SILENT_US, told=lambda *silent: told.append(silent)) == 0
+    assert len(told) == 2, "who holds nothing is not silent"
+
+
 async def test_a_worker_paused_for_an_hour_completes_nothing_twice(store: Store, clock: SetClock) -> None:
     run = await submitted(store, SPEC)
     paused = await claim_one(store)
@@ -82,7 +97,7 @@ async def test_a_worker_paused_for_an_hour_completes_nothing_twice(store: Store,
     assert (await commit(store, done(paused, "old"))).lost == (paused,)
     assert (await store.commit([done(successor, "new")], worker=OTHER)).ended == (run,)
     assert (await commit(store, done(paused, "old"))).lost == (paused,)
-    assert await store.late_reports() == 2
+    assert await store.late_reports(TENANT) == 2
     completed = [event for event in await store.events(TENANT, run) if event.type == "step.completed"]
     assert [event.actor for event in completed] == [f"worker:{OTHER}"]
     assert (await store.run(TENANT, run)).head.reproducible is True

@@ -223,7 +223,7 @@ async def looked_up(store: Store, tenant: Tenant) -> tuple[object, ...]:
         list(await store.depths(tenant)),
         list(await store.waiting(tenant)),
         await store.tenant_limits(tenant),
-        await store.late_reports(),
+        await store.late_reports(tenant),
     )
 
 

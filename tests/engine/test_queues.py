@@ -37,6 +37,7 @@ async def test_a_tenants_queue_is_the_sum_of_its_dags() -> None:
     assert (queue.runs, queue.waiting, queue.waiting_us) == (3, 3, START_US + 20)
     assert queue.reasons == {Reason.DAG_PAUSED: 1, Reason.RUN_LIMIT: 2}
     shown = tenant_queue_json(TENANT, queue)
+    assert shown["lateReports"] == 0
     assert [of_dag["waitingRuns"]["count"] for of_dag in shown["queues"]] == [0, 2, 1]
     assert shown["queues"][2]["waitingRuns"]["reasons"] == {"dag_paused": 1}
     assert shown["waitingRuns"]["reasons"] == {"dag_paused": 1, "run_limit": 2}

@@ -47,8 +47,14 @@ class NearOwner(RemoteStore):
         super().__init__(socket)
         self._owner = owner
 
-    async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
-        return await self._owner.take_back(silent_us, dead=dead)
+    async def take_back(
+        self,
+        silent_us: int,
+        *,
+        dead: Sequence[WorkerId] = (),
+        told: Callable[[WorkerId, int], None] | None = None,
+    ) -> int:
+        return await self._owner.take_back(silent_us, dead=dead, told=told)
 
     def subscribe(self, told: Callable[[RunId], None]) -> None:
         self._owner.subscribe(told)

@@ -6,6 +6,7 @@ Owns: `Hub`: the clerk, and taking back the leases of workers that have fallen s
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -37,6 +38,7 @@ class Hub:
         *,
         drift_seconds: float | None = DRIFT_SECONDS,
         at_once: asyncio.Event | None = None,
+        silenced: Callable[[WorkerId, int], None] | None = None,
     ) -> None:
         """Make a hub of its parts.
 
@@ -44,9 +46,11 @@ class Hub:
             environment: of the workers, see `Clerk`; commands: performs the commands of this store.
             watch: compares its providers with what is recorded, every `drift_seconds`; None means never.
             at_once: set when nobody is to wait for providers any more.
+            silenced: told of each worker that was silent for too long, and how many leases it has lost by that.
         """
         self._watch = watch
         self._drift_seconds = drift_seconds
+        self._silenced = silenced
         self._store = store
         self._commands = commands
         self._at_once = at_once or asyncio.Event()
@@ -90,9 +94,18 @@ class Hub:
 
     async def bury(self, worker: WorkerId) -> None:
         """Take back what a worker held whose process is known to be over; nobody waits until its silence is noticed."""
-        await self._store.take_back(LEASE_US, dead=(worker,))
+        await self._take_back(worker)
 
     async def _reap(self) -> None:
         while True:
             await asyncio.sleep(REAP_SECONDS)
-            await self._store.take_back(LEASE_US)
+            await self._take_back()
+
+    async def _take_back(self, *dead: WorkerId) -> None:
+        """Take back what dead and silent workers hold, and tell of the silent ones."""
+
+        def told(worker: WorkerId, leases: int) -> None:
+            if self._silenced is not None and worker not in dead:
+                self._silenced(worker, leases)
+
+        await self._store.take_back(LEASE_US, dead=dead, told=told)

@@ -23,6 +23,7 @@ class TenantQueue:
         limits: of the tenant as a whole; depths: by DAG id.
         oldest_us, waiting_us: since when the longest waiting step is queued, the longest waiting run not admitted.
         reasons: how many runs wait to be admitted for what.
+        late_reports: reports that came when their lease was over, refused and no part of any history.
     """
 
     limits: Limits
@@ -34,6 +35,7 @@ class TenantQueue:
     waiting: int
     waiting_us: int | None
     reasons: Mapping[Reason, int]
+    late_reports: int
 
 
 async def queue_of(reads: Reads, tenant: Tenant) -> TenantQueue:
@@ -53,6 +55,7 @@ async def queue_of(reads: Reads, tenant: Tenant) -> TenantQueue:
         waiting=sum(depth.waiting for depth in depths),
         waiting_us=_first(depth.waiting_us for depth in depths),
         reasons=dict(sorted(reasons.items())),
+        late_reports=await reads.late_reports(tenant),
     )
 
 

@@ -128,6 +128,7 @@ def tenant_queue_json(tenant: Tenant, queue: TenantQueue) -> dict[str, Any]:
         "tenant": tenant,
         "limits": limits_json(queue.limits),
         **_counts_json(queue, queue.reasons),
+        "lateReports": queue.late_reports,
         "queues": [_queue_json(depth) for depth in queue.depths],
     }
 

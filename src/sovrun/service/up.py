@@ -26,6 +26,7 @@ from sovrun.engine.hub import DRIFT_SECONDS, Hub
 from sovrun.engine.isolation import mixed, unfit
 from sovrun.execution.drift import DriftWatch
 from sovrun.sandbox.environment import environment_digest
+from sovrun.service import incidents
 from sovrun.service.app import create_app
 from sovrun.service.server import serving
 from sovrun.stores.sqlite.store import SqliteStore
@@ -90,7 +91,9 @@ async def up(settings: UpSettings) -> None:
         *(store, files, environment_digest(), commands, watch),
         drift_seconds=settings.drift_seconds,
         at_once=told.at_once,
+        silenced=incidents.worker_silent,
     )
+    incidents.log_to_stderr()
     async with hub_of as hub:
         app = create_app(store, files, SystemIdentity(), commands, watch, isolation=settings.isolation)
         async with serving(app, socket_of(path)), _workers(settings, hub, told):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Final, get_args
@@ -20,10 +20,11 @@ from sovrun.core.identity import dag_version, run_id_of
 from sovrun.core.ids import Actor, Tenant
 from sovrun.core.spec.normal import spec_from_normal
 from sovrun.engine.isolation import require_isolation
+from sovrun.service import incidents
 from sovrun.service.callers import actor_of, tenant_of
 from sovrun.store.journal import Drift, Resource
 from sovrun.store.payload import Payload
-from sovrun.store.protocol import Governance, Registration, Report, Store, Submission
+from sovrun.store.protocol import Committed, Governance, Lease, Registration, Report, Store, Submission
 from sovrun.stores.remote.store import PATIENCE_MAX_US
 from sovrun.stores.remote.values import from_json, to_json
 from sovrun.stores.remote.verbs import VERBS
@@ -58,13 +59,23 @@ def router_of(store: Store, isolation: str) -> APIRouter:
         arguments = await _arguments(verb, request)
         if verb == "submit":
             require_isolation(arguments["submission"].isolation, isolation)
+        reports: Sequence[Report] = arguments.get("reports", ())
         patient = bool(arguments.get("patience_us"))
         work = asyncio.ensure_future(getattr(store, verb)(*_positional(verb, arguments), **arguments))
         if patient:
             await _unless_gone(request, work)
-        return JSONResponse(to_json(await work))
+        answer = await work
+        if isinstance(answer, Committed) and answer.lost:
+            await _tell_of_late(store, reports, answer.lost)
+        return JSONResponse(to_json(answer))
 
     return router
+
+
+async def _tell_of_late(store: Store, reports: Sequence[Report], lost: Sequence[Lease]) -> None:
+    for report in reports:
+        if report.lease in lost:
+            await incidents.late_report(store, report)
 
 
 async def _arguments(verb: str, request: Request) -> dict[str, Any]:

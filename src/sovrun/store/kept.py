@@ -6,6 +6,7 @@ Owns: `Kept`, `MemoryReads`. The verbs that write are in `memory.py`.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
@@ -105,7 +106,7 @@ class MemoryReads:
         self._pending: dict[tuple[int, int], None] = {}
         self._lingering: dict[tuple[int, int, int], WorkerId] = {}
         self._heard: dict[WorkerId, int] = {}
-        self._late = 0
+        self._late: Counter[Tenant] = Counter()
         self._acts: list[tuple[int, Governance, Limits]] = []
         self._waiters: list[Waiter] = []
         self._wanting: list[asyncio.Future[None]] = []
@@ -225,9 +226,9 @@ class MemoryReads:
         """See `Store.reruns`."""
         return sum(k.submission.parent == run and k.head.tenant == tenant for k in self._runs.values())
 
-    async def late_reports(self) -> int:
+    async def late_reports(self, tenant: Tenant) -> int:
         """See `Store.late_reports`."""
-        return self._late
+        return self._late[tenant]
 
     def _recorded(self, kept: Kept) -> RunRecord:
         """Return a run as it is read; what a run that is not admitted waits for changes without a write to it."""

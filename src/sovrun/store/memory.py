@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from sovrun.core.actions import Action, EnterCommand, TakeUp, perform, time_is_over
@@ -226,7 +227,13 @@ class MemoryStore(MemoryReads, MemoryJournal):
         step = kept.steps[lease.position]
         return step.state is State.EXECUTING and (step.fence, step.worker) == (lease.fence, lease.worker)
 
-    async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
+    async def take_back(
+        self,
+        silent_us: int,
+        *,
+        dead: Sequence[WorkerId] = (),
+        told: Callable[[WorkerId, int], None] | None = None,
+    ) -> int:
         """See `Store.take_back`."""
         now_us = self._clock.elapsed_us()
         held = {
@@ -234,28 +241,32 @@ class MemoryStore(MemoryReads, MemoryJournal):
             for kept in self._runs.values()
             for step in kept.steps
             if step.state is State.EXECUTING and step.worker is not None
-        }
-        silent = {
-            w for w in held | set(self._lingering.values()) if now_us - self._heard.get(w, 0) >= silent_us
-        }.union(dead)
-        return self._take_back(lambda holder, _: holder in silent) if silent else 0
+        } | set(self._lingering.values())
+        silent = {w for w in held if w in dead or now_us - self._heard.get(w, 0) >= silent_us}
+        taken = self._take_back(lambda holder, _: holder in silent) if silent else Counter[WorkerId]()
+        if told is not None:
+            for worker in sorted(silent):
+                told(worker, taken[worker])
+        return taken.total()
 
     async def recover(self) -> int:
         """See `Store.recover`."""
-        return self._take_back(lambda *_: True)
+        return self._take_back(lambda *_: True).total()
 
-    def _take_back(self, is_lost: Callable[[WorkerId | None, tuple[int, int, int]], bool]) -> int:
+    def _take_back(
+        self, is_lost: Callable[[WorkerId | None, tuple[int, int, int]], bool]
+    ) -> Counter[WorkerId]:
         """Take back the leases that are lost, by who holds them and by run key, position and fence."""
         self._strike()
-        taken = 0
+        taken: Counter[WorkerId] = Counter()
         for kept in list(self._runs.values()):
             write = Write(kept.plan, kept.head, self._clock.now_us())
             for position, step in enumerate(kept.steps):
                 lease = (kept.head.key, position, step.fence)
-                if step.state is State.EXECUTING and is_lost(step.worker, lease):
+                if step.state is State.EXECUTING and step.worker is not None and is_lost(step.worker, lease):
                     write.move(position, step, LoseLease(), ENGINE)
                     self._lanes.held(self._lane_of(kept), -1)
-                    taken += 1
+                    taken[step.worker] += 1
             self._finish(kept, write)
         for lease in [lease for lease, worker in self._lingering.items() if is_lost(worker, lease)]:
             self._let_go(lease)
@@ -289,7 +300,7 @@ class MemoryStore(MemoryReads, MemoryJournal):
             self._let_go((lease.run_key, lease.position, lease.fence))
             if is_repeat(step, report.result):
                 return True
-            self._late += 1
+            self._late[lease.tenant] += 1
             return False
         self._lanes.held(self._lane_of(kept), -1)
         return True

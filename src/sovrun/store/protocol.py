@@ -288,8 +288,8 @@ class Reads(JournalReads, Protocol):
     async def reruns(self, tenant: Tenant, run: RunId) -> int:
         """Return how many re-runs a run has."""
 
-    async def late_reports(self) -> int:
-        """Return how many reports of lost leases were refused; they are no part of any run's history."""
+    async def late_reports(self, tenant: Tenant) -> int:
+        """Return how many reports on the tenant's steps were refused as late; no part of any run's history."""
 
 
 class Store(Reads, Journal, Protocol):
@@ -345,10 +345,19 @@ class Store(Reads, Journal, Protocol):
                 its own is under way, else it might lose what it is just being given.
         """
 
-    async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
+    async def take_back(
+        self,
+        silent_us: int,
+        *,
+        dead: Sequence[WorkerId] = (),
+        told: Callable[[WorkerId, int], None] | None = None,
+    ) -> int:
         """Take back the leases of workers not heard of for `silent_us`, and of `dead` ones. Returns: how many.
 
         A worker is heard of when it claims, commits or renews; after the store was opened, all are given that long.
+
+        Args:
+            told: called with each of these workers and how many leases were taken back from it, when that is durable.
         """
 
     async def govern(self, governance: Governance) -> Governed:

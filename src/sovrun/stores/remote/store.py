@@ -153,9 +153,15 @@ class RemoteStore(RemoteJournal):
         """See `Store.renew`."""
         return cast("list[Lease]", await self._call("renew", worker=worker, held=held))
 
-    async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
+    async def take_back(
+        self,
+        silent_us: int,
+        *,
+        dead: Sequence[WorkerId] = (),
+        told: Callable[[WorkerId, int], None] | None = None,
+    ) -> int:
         """Do nothing: the owner looks after its workers."""
-        del silent_us, dead
+        del silent_us, dead, told
         return 0
 
     async def govern(self, governance: Governance) -> Governed:
@@ -226,9 +232,9 @@ class RemoteStore(RemoteJournal):
         """See `Store.reruns`."""
         return cast("int", await self._call("reruns", tenant=tenant, run=run))
 
-    async def late_reports(self) -> int:
+    async def late_reports(self, tenant: Tenant) -> int:
         """See `Store.late_reports`."""
-        return cast("int", await self._call("late_reports"))
+        return cast("int", await self._call("late_reports", tenant=tenant))
 
     async def close(self) -> None:
         """Answer the calls that wait, let the others have their answers, and release the connections."""

@@ -76,7 +76,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "depths": Verb({"tenant": Tenant}, list[Depth]),
     "tenant_limits": Verb({"tenant": Tenant}, Limits),
     "reruns": Verb({"tenant": Tenant, "run": RunId}, int),
-    "late_reports": Verb({}, int),
+    "late_reports": Verb({"tenant": Tenant}, int),
     "intend": Verb({"intention": Intention, "payloads": list[Payload]}, Intent),
     "note": Verb(
         {

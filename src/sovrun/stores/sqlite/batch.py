@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,7 @@ class Batch:
     heads: dict[int, Run] = field(default_factory=dict)
     ended: list[Write] = field(default_factory=list)
     acted: list[Write] = field(default_factory=list)
-    late: int = 0
+    late: Counter[Tenant] = field(default_factory=Counter)
 
     def keep(self, tenant: Tenant, payloads: Iterable[Payload]) -> None:
         """Keep the payloads that come with their bodies."""

@@ -6,6 +6,7 @@ Owns: `Leases`, the part of the owner that ends leases other than by a report.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from sovrun.core.events import ENGINE
@@ -43,8 +44,8 @@ class Leases:
         for (key,) in self._connection.execute(rows.DELETE_LINGERING, row).fetchall():
             self._queue.held(self._queue.lanes[key], -1)
 
-    def take_back(self, batch: Batch, workers: Sequence[WorkerId] | None) -> int:
-        """Take back the leases of workers that are lost."""
+    def take_back(self, batch: Batch, workers: Sequence[WorkerId] | None) -> Counter[WorkerId]:
+        """Take back the leases of workers that are lost. Returns: how many each of them had."""
         lost = [
             (key, position, step.fence)
             for key, position, step in self._runs.executing()
@@ -61,15 +62,15 @@ class Leases:
                 self._queue.held(lane, -lane.executing)
         return taken
 
-    def lose(self, batch: Batch, lost: Iterable[tuple[int, int, int]]) -> int:
-        """Take back leases by run key, position and fence. Returns: how many of them there still were."""
-        taken = 0
+    def lose(self, batch: Batch, lost: Iterable[tuple[int, int, int]]) -> Counter[WorkerId]:
+        """Take back leases by run key, position and fence. Returns: by worker, how many of them there still were."""
+        taken: Counter[WorkerId] = Counter()
         for key, position, fence in sorted(lost):
             write = self._runs.write(batch, key)
             step = self._runs.step(write, position)
             # Else it was reported in this batch, which the file does not say yet.
-            if step.state is State.EXECUTING and step.fence == fence:
-                taken += 1
+            if step.state is State.EXECUTING and step.fence == fence and step.worker is not None:
+                taken[step.worker] += 1
                 write.move(position, step, LoseLease(), ENGINE)
                 self._queue.held(self._runs.hot[key].lane, -1)
         return taken

@@ -9,6 +9,7 @@ Must not touch: asyncio; `store.py` turns calls into requests and answers.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
@@ -104,7 +105,16 @@ Request: TypeAlias = (
     | JournalRequest
 )
 Answer: TypeAlias = (
-    bool | Submitted | Committed | list[Lease] | Acted | int | Governed | SovrunError | JournalAnswer | None
+    bool
+    | Submitted
+    | Committed
+    | list[Lease]
+    | Acted
+    | Counter[WorkerId]
+    | Governed
+    | SovrunError
+    | JournalAnswer
+    | None
 )
 
 
@@ -123,7 +133,6 @@ class Owner:
         self._pending = 0
         self.ended: list[RunId] = []
         """The runs that the last call of `commit` brought to their end, also one that failed after that."""
-        self.late_reports = 0
         self._look_again()
 
     def _look_again(self) -> None:
@@ -132,8 +141,6 @@ class Owner:
         self._queue.load()
         self._intake.last_key = rows.one(self._connection, rows.SELECT_LAST_KEY)
         self._pending = rows.one(self._connection, rows.COUNT_PENDING)
-        late = self._connection.execute(rows.SELECT_SETTING, ("late_reports",)).fetchone()
-        self.late_reports = 0 if late is None else int(late[0])
         self._find_next_due(-1)
         self._stale = False
 
@@ -244,7 +251,7 @@ class Owner:
             except LeaseLost:
                 self._leases.let_go(write, lease)
                 if not is_repeat(step, report.result):
-                    batch.late += 1
+                    batch.late[lease.tenant] += 1
                     yield lease
             else:
                 self._queue.held(self._runs.hot[lease.run_key].lane, -1)
@@ -426,9 +433,9 @@ class Owner:
                 lane = self._runs.hot[key].lane.key
                 execute(rows.INSERT_LINGERING, ((key, *lease, lane) for lease in write.lingering))
         self._queue.write_down(batch.now_us)
-        if batch.late:
-            self.late_reports += batch.late
-            self._connection.execute(rows.UPSERT_SETTING, ("late_reports", str(self.late_reports)))
+        for tenant, count in batch.late.items():
+            name = rows.LATE_REPORTS.format(tenant)
+            self._connection.execute(rows.COUNT_UP_SETTING, (name, str(count)))
 
     def _remember(self, batch: Batch) -> None:
         """Keep what the file now says of the runs under way."""

@@ -180,9 +180,9 @@ class SqliteReader(JournalReader):
         """See `Store.reruns`."""
         return int(self._read(rows.COUNT_RERUNS, (tenant, run))[0][0])
 
-    async def late_reports(self) -> int:
+    async def late_reports(self, tenant: Tenant) -> int:
         """See `Store.late_reports`."""
-        row = self._first(rows.SELECT_SETTING, ("late_reports",))
+        row = self._first(rows.SELECT_SETTING, (rows.LATE_REPORTS.format(tenant),))
         return 0 if row is None else int(row[0])
 
     async def close(self) -> None:

@@ -136,6 +136,12 @@ SELECT_SETTING: Final = "SELECT value FROM setting WHERE name = ?"
 UPSERT_SETTING: Final = """
 INSERT INTO setting (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
 
+COUNT_UP_SETTING: Final = """
+INSERT INTO setting (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE
+SET value = CAST(value AS INTEGER) + CAST(excluded.value AS INTEGER)"""
+LATE_REPORTS: Final = "late_reports/{}"
+"""Name of the setting that counts a tenant's."""
+
 INSERT_PENDING: Final = "INSERT OR IGNORE INTO pending (run, position) VALUES (?, ?)"
 DELETE_PENDING: Final = "DELETE FROM pending WHERE run = ? AND position = ?"
 DELETE_PENDING_RUN: Final = "DELETE FROM pending WHERE run = ?"

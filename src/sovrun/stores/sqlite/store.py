@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,9 +116,15 @@ class SqliteStore(JournalStore, SqliteReader):
 
     async def recover(self) -> int:
         """See `Store.recover`."""
-        return cast("int", await self._ask(TakeBack(None)))
+        return cast("Counter[WorkerId]", await self._ask(TakeBack(None))).total()
 
-    async def take_back(self, silent_us: int, *, dead: Sequence[WorkerId] = ()) -> int:
+    async def take_back(
+        self,
+        silent_us: int,
+        *,
+        dead: Sequence[WorkerId] = (),
+        told: Callable[[WorkerId, int], None] | None = None,
+    ) -> int:
         """See `Store.take_back`."""
         now_us = self._clock.elapsed_us()
         silent = [
@@ -127,7 +134,13 @@ class SqliteStore(JournalStore, SqliteReader):
         ]
         for worker in silent:
             self._heard.pop(worker, None)
-        return cast("int", await self._ask(TakeBack(silent))) if silent else 0
+        if not silent:
+            return 0
+        taken = cast("Counter[WorkerId]", await self._ask(TakeBack(silent)))
+        if told is not None:
+            for worker in silent:
+                told(worker, taken[worker])
+        return taken.total()
 
     async def renew(self, worker: WorkerId, held: Sequence[Lease]) -> Sequence[Lease]:
         """See `Store.renew`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sovrun.sandbox import executor as executor_module
 from sovrun.sandbox.executor import SandboxExecutor
 from sovrun.sandbox.settings import SandboxSettings
 from support.supervised import supervisor_of
@@ -102,6 +103,24 @@ async def test_what_a_clone_says_of_its_end_is_not_believed(
     failed = failure_of(await outcome_of_one(executor, code(work="def run():\n    return 1\n")))
     assert failed.reason == "sandbox_error"
     assert "what the step's first process says of its end is" in failed.message
+    await executor.close()
+
+
+SILENT = "from sovrun.sandbox import template\ntemplate._tell = lambda *given: None\n"
+
+
+async def test_a_template_that_does_not_tell_the_end_of_a_killed_step_is_ended(
+    tmp_path: Path, code: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "from sovrun.sandbox import supervisor, warm; warm._WORD_S = 0.5; supervisor.main()"
+    monkeypatch.setattr(executor_module, "SUPERVISOR", text)
+    executor = preloading(tmp_path, SILENT)
+    folder = code(work="import time\ndef run():\n    return 1\ndef wait():\n    time.sleep(1000)\n")
+    endless = task("work:wait", code=folder, wall_us=300_000, grace_us=0)
+    assert value_of(await outcome_of_one(executor, folder)) == 1  # its own first process tells that
+    failed = failure_of(await executor.execute(endless))
+    assert failed.reason == "wall_limit", failed.message
+    assert value_of(await outcome_of_one(executor, folder)) == 1
     await executor.close()
 
 

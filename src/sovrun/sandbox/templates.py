@@ -276,8 +276,7 @@ class Template:
             said, ident = head.get("say"), head.get("id")
             end = end_of(head) if said == "gone" else None
         except ValueError as error:
-            self._problems = [f"what the template says is {error}"]
-            self._kill()
+            self.distrust(f"what the template says is {error}")
             return
         if said == "ready":
             self._on_ready()
@@ -339,7 +338,14 @@ class Template:
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
+    def distrust(self, problem: str) -> None:
+        """Kill it, with every step that it has."""
+        self._problems = [problem]
+        self._kill()
+
     def _kill(self) -> None:
+        if self._pidfd < 0:  # it has ended, and its number may be another's
+            return
         with suppress(ProcessLookupError):
             os.killpg(self._outer, signal.SIGKILL)
         with suppress(ProcessLookupError):
@@ -356,6 +362,7 @@ class Template:
             pass
         self._hub.unwatch(self._pidfd)
         os.close(self._pidfd)
+        self._pidfd = -1
         os.waitpid(self._outer, 0)
         while self.process < 0 and self._on_stream("info"):
             pass

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sovrun.sandbox import launch, outside, watch
 from sovrun.sandbox.attempt import Attempt
@@ -24,6 +24,9 @@ from sovrun.sandbox.hub import Hub
 from sovrun.sandbox.listeners import hosts_file
 from sovrun.sandbox.standby import Standby
 from sovrun.sandbox.templates import Template, Templates
+
+_WORD_S: Final = 30.0
+"""How long a template may take to tell the end of a step that was killed; one that does not is no longer trusted."""
 
 
 class WarmAttempt(Attempt):
@@ -44,6 +47,7 @@ class WarmAttempt(Attempt):
         self._template: Template | None = None
         self._standby: Standby | None = None
         self._is_gone = False
+        self._word_until: float | None = None
 
     def start(self) -> None:
         """Have it made. Raises: OSError when this machine has no room for it, or shows it no code."""
@@ -155,11 +159,21 @@ class WarmAttempt(Attempt):
         if self._init_pidfd >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
+            if not self._is_gone:
+                self._expect_word(time.monotonic())
         elif self._template is not None and self._standby is not None:
             if self._template.drop(self._standby.ident):
                 self._end(signal.SIGKILL)
             else:  # it is about to say which process it is, or that it has none
                 self._standby.stop()
+
+    def _expect_word(self, now: float) -> None:
+        if self._word_until is None:
+            self._word_until = now + _WORD_S
+        elif now >= self._word_until and self._template is not None:
+            self._template.distrust("the template does not tell the end of a step that was killed")
+            return
+        self.deadline = self._word_until
 
     def on_last(self, status: int, cpu_s: float, memory: int) -> None:
         """Conclude before its first process has ended, which is killed: whoever said this, nothing outlives it."""
@@ -181,7 +195,10 @@ class WarmAttempt(Attempt):
         self._end(status)
 
     def on_template_gone(self, reason: str, message: str) -> None:
-        """Fail for want of a template."""
+        """Fail for want of a template, unless it has ended before."""
+        if self._is_gone:
+            self.on_gone(signal.SIGKILL, 0.0, 0)
+            return
         self.kill(reason, message)
         self._end(signal.SIGKILL)
 

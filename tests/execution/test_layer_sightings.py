@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from sovrun.core.canonical import decode
 from sovrun.core.commands.journal import DETAIL_MAX, CommandState
 from sovrun.execution.layer import CommandRequest
+from sovrun.store.protocol import Store
 from support.layers import DEPLOYMENT, ORDER, Bench, parked
 from support.requests import TENANT
 from support.scripted_provider import Trouble, first
@@ -177,6 +178,30 @@ async def test_settling_ends_though_the_provider_is_away_or_cannot_be_spoken_to(
         await bench.layer.settle()
     assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
     assert await bench.detail(name) == "the adapter failed with ZeroDivisionError"
+
+
+async def test_settling_ends_though_a_command_cannot_be_taken_further_at_all(bench: Bench) -> None:
+    name = await bench.intend()
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    bench.begin(store=cast("Store", NothingIsAdmitted(bench.store)))
+    async with asyncio.timeout(30):
+        await bench.layer.settle()
+    assert [type(context["exception"]) for context in told] == [OSError]
+    assert await bench.types(name) == ["intended"]
+
+
+class NothingIsAdmitted:
+    """A store that fails at one write, and not as a store should."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def admit(self, *_: Any, **__: Any) -> Any:
+        raise OSError("a fault")
 
 
 async def test_settling_leaves_alone_what_another_process_may_be_sending(bench: Bench) -> None:

@@ -6,6 +6,7 @@ import copy
 import gzip
 import json
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,18 @@ def test_a_gzipped_file_is_never_inflated_beyond_what_is_read(data: bytes, code:
     with pytest.raises(InvalidSpec) as refused:
         imported(data)
     assert [mistake.code for mistake in refused.value.mistakes] == [code]
+
+
+def test_what_inflates_to_much_more_takes_no_more_memory_than_what_is_read() -> None:
+    bomb = gzip.compress(b" " * (8 * JSON_BYTES_MAX), 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidSpec):
+            imported(bomb)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * JSON_BYTES_MAX
 
 
 def test_a_damaged_workflow_gives_a_dag_or_mistakes() -> None:

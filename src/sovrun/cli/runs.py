@@ -12,6 +12,7 @@ from rich.table import Table
 from sovrun.cli.holds import why_nothing_goes_on
 from sovrun.cli.options import AsJson, RunId, StoreUrl, TenantName, tenant_of
 from sovrun.cli.output import STYLE, complete, err, out, print_json, print_line, steps_table, visible
+from sovrun.cli.walls import weaker_walls
 from sovrun.core import ids
 from sovrun.core.errors import InvalidIdentifier, NotFound
 from sovrun.core.identity import parse_replay_token
@@ -90,7 +91,7 @@ def show(
                 out.print(f"[yellow]effects unresolved: {whole['effectsUnresolved']}[/]")
             plan = await plan_of_run(reader, record)
             out.print(steps_table(plan, list(await reader.steps(whose, record.head.id))))
-            for line in await why_nothing_goes_on(reader, record, address):
+            for line in (*weaker_walls(whole), *await why_nothing_goes_on(reader, record, address)):
                 out.print(f"[yellow]{escape(line)}[/]")
             for step in whole["steps"]:
                 if step["decision"] is not None:

@@ -29,6 +29,7 @@ from sovrun.cli.output import (
     visible,
 )
 from sovrun.cli.waits import print_waits_of
+from sovrun.cli.walls import weaker_walls
 from sovrun.core.canonical import decode
 from sovrun.core.errors import SovrunError
 from sovrun.core.ids import RunId, Tenant
@@ -88,6 +89,8 @@ async def finish(
         more: dict[str, Any] = {} if save is None else {"saved": [str(path) for path in saved]}
         print_json(shown | more | ({} if problem is None else {"error": error_json(problem)}))
     else:
+        for line in weaker_walls(shown):
+            err.print(f"[yellow]{line}[/]")
         await _summary(opened, address, record, saved)
         if problem is not None:
             report_error(problem, as_json=False)

@@ -1,4 +1,4 @@
-"""What a run's history tells beside its state: its chain head, and whose word ended what."""
+"""What a run's history tells beside its state: its chain head, whose word ended what, and what steps ran behind."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ class Told(NamedTuple):
         chain_head: see `chain_head`.
         cancelled: whose word ended the run, None when nobody's did.
         decided: the last word about each step that waited for one.
+        walls: what the last attempt of each step ran behind that ran in a sandbox, see `docs/reference/events.md`.
     """
 
     chain_head: Digest
     cancelled: Word | None
     decided: Mapping[StepId, Word]
+    walls: Mapping[StepId, Mapping[str, Any]]
 
 
 async def told_by(store: Reads, record: RunRecord) -> Told:
@@ -44,9 +46,12 @@ async def told_by(store: Reads, record: RunRecord) -> Told:
     head, after = record.token, 0
     cancelled: Word | None = None
     decided: dict[StepId, Word] = {}
+    walls: dict[StepId, Mapping[str, Any]] = {}
     while events := await store.events(record.head.tenant, record.head.id, after=after, limit=PAGE):
         for event in events:
             head = chain_link(head, event)
+            if event.step is not None and '"walls":' in event.data:
+                walls[event.step] = _data(event).get("walls", {})
             if event.step is not None and event.type == "step.executing" and '"decision":' in event.data:
                 data = _data(event)
                 if data["decision"] in _WORDS:
@@ -56,7 +61,7 @@ async def told_by(store: Reads, record: RunRecord) -> Told:
             elif cancelled is not None and event.type in _ENDS:
                 cancelled = cancelled._replace(why=_data(event).get("noteHash"))
         after = events[-1].sequence
-    return Told(head, cancelled, decided)
+    return Told(head, cancelled, decided, walls)
 
 
 async def chain_head(store: Reads, tenant: Tenant, run: RunId) -> Digest:

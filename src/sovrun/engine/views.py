@@ -52,6 +52,7 @@ async def run_json(store: Reads, record: RunRecord) -> dict[str, Any]:
             {
                 **await _step_json(store, record, spec.id, step),
                 **await _word_json(store, head.tenant, told.decided.get(spec.id)),
+                "walls": told.walls.get(spec.id),
             }
             for spec, step in zip(plan.steps, steps, strict=True)
         ],

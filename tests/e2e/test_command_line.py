@@ -1,5 +1,6 @@
 """What scripts may rely on: members of the JSON, exit codes, help, plain lines in a pipe."""
 
+import os
 import signal
 import subprocess
 import time
@@ -95,6 +96,27 @@ def test_words_that_are_no_command_are_refused_as_json_too(tmp_path: Path, words
     shown = sovrun(*words, cwd=tmp_path)
     assert (shown.code, shown.out) == (2, "")
     assert shown.err.startswith("Usage: ")
+
+
+def test_what_takes_long_to_read_is_said_while_it_does(tmp_path: Path) -> None:
+    pipe = tmp_path / "dag.yaml"
+    os.mkfifo(pipe)
+    process = subprocess.Popen(
+        command("validate", pipe),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    try:
+        with pipe.open("w") as writing:
+            assert process.stderr is not None
+            assert process.stderr.readline().decode().startswith(f"still reading {pipe}")
+            writing.write(ONE_FAILS)
+        assert b"1 step" in process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_one_step_is_not_called_steps(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sovrun.cli.files import written
 from sovrun.cli.options import AsJson, DagFile
-from sovrun.cli.output import counted, out, print_json
+from sovrun.cli.output import counted, out, patience, print_json
 from sovrun.core.identity import dag_version
 from sovrun.core.ids import Digest
 from sovrun.core.plan import plan_of
@@ -26,7 +26,7 @@ from sovrun.wiring import DOCUMENT_BYTES_MAX, read_bounded, read_document
 
 def validate(file: DagFile, *, as_json: AsJson = False) -> None:
     """Check a DAG document and name all its mistakes at once, each with its place."""
-    spec = read_document(file)
+    spec = _read(file)
     if as_json:
         print_json({"valid": True, "dagId": spec.id, "steps": len(spec.steps)})
     else:
@@ -37,7 +37,7 @@ def validate(file: DagFile, *, as_json: AsJson = False) -> None:
 
 def plan(file: DagFile, *, as_json: AsJson = False) -> None:
     """Show the order in which the steps of a DAG are considered, and the digest that names this version of it."""
-    spec = read_document(file)
+    spec = _read(file)
     code, version = _named(spec, file)
     steps = plan_of(spec)
     order = [step.id for step in spec.steps]
@@ -66,6 +66,11 @@ def plan(file: DagFile, *, as_json: AsJson = False) -> None:
         shown = needs if len(needs) <= 60 else f"{needs[:50]}... ({len(step.needs)})"
         table.add_row(str(position), escape(step.id), step.kind, str(levels[position]), escape(shown))
     out.print(table)
+
+
+def _read(file: Path) -> DagSpec:
+    with patience(f"still reading {file}; a large DAG is read faster as JSON"):
+        return read_document(file)
 
 
 def _named(spec: DagSpec, file: Path) -> tuple[Digest, Digest]:

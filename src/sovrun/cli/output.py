@@ -9,7 +9,9 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Coroutine
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from types import FrameType
 from typing import Any, Final, TypeVar
@@ -65,6 +67,8 @@ STYLE: Final = {
     State.CANCELLED: "magenta",
 }
 
+PATIENCE_SECONDS: Final = 2.0
+"""How long a person waits without asking what goes on."""
 _PIPE_WIDTH: Final = 200
 """Columns of a table that no terminal bounds."""
 
@@ -128,6 +132,18 @@ def print_json(value: Any) -> None:
 def print_line(value: Any, *, ascii_only: bool = False) -> None:
     """Print one line of NDJSON. Args: ascii_only: for texts of strangers, which may hold what moves a terminal."""
     sys.stdout.write(json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":")) + "\n")
+
+
+@contextmanager
+def patience(doing: str) -> Iterator[None]:
+    """Say on standard error what is being done, if it takes longer than a person waits without asking."""
+    note = threading.Timer(PATIENCE_SECONDS, err.print, (escape(doing),))
+    note.daemon = True
+    note.start()
+    try:
+        yield
+    finally:
+        note.cancel()
 
 
 def counted(number: int, what: str) -> str:

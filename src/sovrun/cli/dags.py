@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sovrun.cli.files import written
 from sovrun.cli.options import AsJson, DagFile
-from sovrun.cli.output import counted, out, patience, print_json
+from sovrun.cli.output import counted, out, print_json, reading
 from sovrun.core.identity import dag_version
 from sovrun.core.ids import Digest
 from sovrun.core.plan import plan_of
@@ -69,7 +69,7 @@ def plan(file: DagFile, *, as_json: AsJson = False) -> None:
 
 
 def _read(file: Path) -> DagSpec:
-    with patience(f"still reading {file}; a large DAG is read faster as JSON"):
+    with reading(file):
         return read_document(file)
 
 

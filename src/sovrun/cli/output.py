@@ -13,6 +13,7 @@ import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypeVar
 
@@ -135,8 +136,9 @@ def print_line(value: Any, *, ascii_only: bool = False) -> None:
 
 
 @contextmanager
-def patience(doing: str) -> Iterator[None]:
-    """Say on standard error what is being done, if it takes longer than a person waits without asking."""
+def reading(file: Path) -> Iterator[None]:
+    """Say on standard error that a document is being read, if that takes longer than a person waits without asking."""
+    doing = f"still reading {file}; a large DAG is read faster as JSON"
     note = threading.Timer(PATIENCE_SECONDS, err.print, (escape(doing),))
     note.daemon = True
     note.start()

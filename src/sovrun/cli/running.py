@@ -25,7 +25,7 @@ from sovrun.cli.options import (
     same_store,
     tenant_of,
 )
-from sovrun.cli.output import STYLE, Exit, complete, counted, err, exit_of_run, out, print_json
+from sovrun.cli.output import STYLE, Exit, complete, counted, err, exit_of_run, out, print_json, reading
 from sovrun.cli.progress import follow
 from sovrun.cli.summary import announce, finish
 from sovrun.cli.waits import print_waits_of
@@ -102,7 +102,8 @@ def run(  # noqa: PLR0913 -- one parameter per option of the command
         require_directory(save)  # before there is a run whose files could not be put there
 
     def request_of(opened: Opened | Submitting) -> RunRequest:
-        dag = opened.load(file, whose)
+        with reading(file):
+            dag = opened.load(file, whose)
         given = inputs_of(
             dag.spec.inputs, inputs or [], input_files or [], inputs_file, whose=whose, kept=opened.files
         )

@@ -26,7 +26,7 @@ from sovrun.cli.options import (
     inputs_of,
     tenant_of,
 )
-from sovrun.cli.output import complete, err, out, print_json
+from sovrun.cli.output import complete, err, out, print_json, reading
 from sovrun.core.identity import RunKey
 from sovrun.core.ids import idempotency_key
 from sovrun.engine.handler import RunRequest
@@ -176,7 +176,8 @@ def submit(  # noqa: PLR0913 -- one parameter per option of the command
 
     async def job() -> tuple[dict[str, Any], list[str]]:
         async with open_submitting(address, isolation) as opened:
-            dag = opened.load(file, whose)
+            with reading(file):
+                dag = opened.load(file, whose)
             given = inputs_of(
                 dag.spec.inputs, inputs or [], input_files or [], inputs_file, whose=whose, kept=opened.files
             )

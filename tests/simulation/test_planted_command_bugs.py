@@ -71,10 +71,12 @@ def journalled_after_sending(patch: pytest.MonkeyPatch) -> None:
     admit = CommandLayer._admit
 
     async def late(self: CommandLayer, command: Command) -> Any:
-        adapter, payload = await self._adapter_and_payload(command)
+        wanted = command.intention
+        adapter = sovrun.execution.layer.effects_of(self.adapters, wanted.tenant, wanted.adapter)
+        payload = await self._payload(command)
         effect = sovrun.execution.layer._effect
         with_answer = await asyncio.gather(
-            effect(adapter, self._call(command), command.intention.kind, payload), return_exceptions=True
+            effect(adapter, self._call(command), wanted.kind, payload), return_exceptions=True
         )
 
         async def answered(*_: Any) -> Any:

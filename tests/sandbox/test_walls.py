@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -231,13 +230,9 @@ async def test_without_dying_with_the_parent_the_guard_still_ends_every_step(run
 async def test_without_either_a_step_outlives_its_supervisor(run: Run) -> None:
     """The named test would fail: `when the supervisor is killed nothing of its steps lives on`."""
     sign = f"marker-{os.getpid()}-orphan"
-    try:
+    with launchers():  # which ends what is left, in the end
         await kill_the_supervisor(run, sign, f"without('--die-with-parent'); {ORPHANED}; {LEFT}")
         assert living(sign)
-    finally:
-        for pid in living(sign):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 STUCK = """

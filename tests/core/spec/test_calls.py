@@ -65,6 +65,7 @@ def test_what_cannot_be_meant_is_named_at_its_place(text: str, code: str, said: 
         ORDER % f"{GOOD}, type: {{from: inputs.a}}",
         ORDER % "symbol: ACME, side: buy, quantity: '1', price: {literal: '1'}",
         CANCEL % ", with: {orderId: {from: inputs.a}}",
+        CANCEL % ", with: {report: {from: inputs.a}}",
         OTHER % "order.amend",
         OTHER % "order.replace",
         OTHER % "deployment.pause",

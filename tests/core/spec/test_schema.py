@@ -45,7 +45,7 @@ steps:
   - id: publish
     command: {kind: deployment.create, adapter: paper}
     needs: [approve]
-    with: {name: risk, artifact: {from: steps.score.report}}
+    with: {report: {from: steps.score.report}}
 """
 
 

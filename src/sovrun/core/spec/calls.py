@@ -13,7 +13,7 @@ from typing import Any
 from sovrun.core.commands.kinds import near_kind
 from sovrun.core.commands.misfits import unknown_member
 from sovrun.core.commands.model import KINDS, payload_findings
-from sovrun.core.spec.findings import Finding, quoted
+from sovrun.core.spec.findings import Finding, Suggester, quoted
 
 
 def call_findings(document: Mapping[str, Any]) -> Iterator[Finding]:
@@ -37,7 +37,9 @@ def _payload_findings(kind_name: str, members: Any, at: tuple[str | int, ...]) -
         return
     kind = KINDS[kind_name]
     unknown = frozenset(name for name, value in members.items() if _is_form(value, "from"))
-    for name in sorted(unknown - kind.schema["properties"].keys()):
+    strange = unknown - kind.schema["properties"].keys()
+    misspelt = {name for name in strange if Suggester().hint(name, kind.schema["properties"]) is not None}
+    for name in sorted(misspelt):
         yield unknown_member(name, kind.schema)._replace(path=(*at, name))
     known = {
         name: value["literal"] if _is_form(value, "literal") else value
@@ -45,7 +47,9 @@ def _payload_findings(kind_name: str, members: Any, at: tuple[str | int, ...]) -
         if name not in unknown
     }
     for found in payload_findings(kind, known, unknown):
-        yield found._replace(path=(*at, *found.path))
+        # Where a whole document is handed on, as in the design's own example, only the run can tell what is in it.
+        if found.code != "missing_field" or strange == misspelt:
+            yield found._replace(path=(*at, *found.path))
 
 
 def _is_form(value: Any, form: str) -> bool:

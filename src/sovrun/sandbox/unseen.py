@@ -1,22 +1,19 @@
 """Memory of a step that is in no process's resident size, where no control group counts it.
 
-Owns: `shared_bytes`, `socket_bytes`: upper bounds, as the kernel tells nobody the exact figure. Shared memory without a file
-counts as it was reserved, for its pages stay when nobody shows them any more; a socket counts with all that may wait in it.
+Owns: `shared_bytes`, `socket_bytes`: upper bounds where the kernel tells nobody the exact figure. Shared memory without a
+file counts as it was reserved, for its pages stay when nobody shows them any more.
 Must not touch: what is to be done about it. Standard library only.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Final
 
 SOCKETS_FREE: Final = 64
-"""How many sockets of one step count nothing: event loops and queues have a few each, and leave them empty."""
+"""How many local sockets of one step count nothing: event loops and queues have a few each, and leave them empty."""
 
 _SHARED: Final = "/dev/zero (deleted)"
-_FEW: Final = 16
 
 
 def shared_bytes(pids: Iterable[int]) -> int:
@@ -45,31 +42,33 @@ def shown_bytes(pids: Iterable[int]) -> int:
     return shown
 
 
-def socket_bytes(pids: Iterable[int]) -> int:
-    """Return what may wait in the sockets of these processes beyond the first `SOCKETS_FREE`, each counted once."""
-    sockets: set[str] = set()
-    for pid in pids:
-        with suppress(OSError):  # it has ended meanwhile
-            folder = f"/proc/{pid}/fd"
-            names = os.listdir(folder)  # noqa: PTH208 -- looked at ten times a second
-            if len(names) > _FEW:
-                sockets.update(
-                    link for name in names if (link := _link(f"{folder}/{name}")).startswith("socket:")
-                )
-    beyond = max(0, len(sockets) - SOCKETS_FREE)
-    return beyond * int(_text("/proc/sys/net/core/wmem_max") or 0) if beyond else 0
+def socket_bytes(pid: int) -> int:
+    """Return what waits in the internet sockets of a process's network, and what may wait in the local ones.
+
+    Nobody tells how much waits in a local socket, so that each beyond `SOCKETS_FREE` counts with the most that may.
+    """
+    statistics = _text(f"/proc/{pid}/net/sockstat")
+    if _count(statistics, "sockets: used") <= SOCKETS_FREE:
+        return 0
+    found = 0
+    for kind in ("tcp", "tcp6", "udp", "udp6"):  # to list them takes long where the machine has many
+        if _count(statistics + _text(f"/proc/{pid}/net/sockstat6"), f"{kind.upper()}: inuse"):
+            queues = (line.split()[4] for line in _text(f"/proc/{pid}/net/{kind}").splitlines()[1:])
+            found += sum(int(part, 16) for both in queues for part in both.split(":"))
+    beyond = _text(f"/proc/{pid}/net/unix").count("\n") - 1 - SOCKETS_FREE
+    return found + (beyond * int(_text("/proc/sys/net/core/wmem_max") or 0) if beyond > 0 else 0)
 
 
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)  # noqa: PTH115 -- as above
-    except OSError:
-        return ""
+def _count(statistics: str, name: str) -> int:
+    for line in statistics.splitlines():
+        if line.startswith(name):
+            return int(line[len(name) :].split()[0])
+    return 0
 
 
 def _text(path: str) -> str:
     try:
-        with open(path) as source:  # noqa: PTH123 -- as above
+        with open(path) as source:  # noqa: PTH123 -- looked at ten times a second
             return source.read()
     except OSError:
         return ""

@@ -98,7 +98,7 @@ class Watch:
         if self._memory_is_counted:
             return None
         limit = self._limits["memory"]
-        shared, waiting = unseen.shared_bytes(processes), unseen.socket_bytes(processes)
+        shared, waiting = unseen.shared_bytes(processes), unseen.socket_bytes(self._init)
         used = sum(map(_resident, processes)) + shared + waiting
         if used > limit:  # pages that several processes share were counted for each
             hidden = max(0, shared - unseen.shown_bytes(processes)) if shared else 0

@@ -55,7 +55,7 @@ class SandboxSettings:
         warm_steps, warm_us: how many steps, and for how many microseconds, one template serves.
     """
 
-    uid_first: int = 1_879_000_000
+    uid_first: int = 1_879_048_192
     uid_count: int = 65_536
     uid_folder: str = "/run/sovrun-uids"  # no service's RuntimeDirectory, which goes with that service
     handshake_us: int = 60 * SECOND_US

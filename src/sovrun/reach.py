@@ -1,6 +1,6 @@
 """How the faces reach the command layer: by the routes of the server that owns a store, or with a layer of their own.
 
-Owns: `CommandAccess`, `open_access`, `schema_of`, `compare`, `local_adapters`. Where a server owns the store, its settings say which adapters there are.
+Owns: `CommandAccess`, `open_access`, `schema_of`, `compare`, `adapters_of`, `local_adapters`. Where a server owns the store, its settings say which adapters there are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sovrun.core.commands.model import KINDS
 from sovrun.core.errors import IdempotencyKeyInFlight, InvalidSetting, NotAllowed, StoreOwned
 from sovrun.core.ids import Tenant
 from sovrun.engine.command_desk import CommandDesk, Verdict
-from sovrun.engine.command_views import command_json, comparison_json, whole_command_json
+from sovrun.engine.command_views import adapter_json, command_json, comparison_json, whole_command_json
 from sovrun.execution.adapter_set import AdapterSet
 from sovrun.execution.drift import DriftWatch
 from sovrun.execution.kinds import kind_named
@@ -257,6 +257,25 @@ async def compare(address: StoreAddress, tenant: Tenant, adapters: Path | None) 
     finally:
         await store.close()
     return [comparison_json(one) for one in compared]
+
+
+async def adapters_of(
+    address: StoreAddress, tenant: Tenant, adapters: Path | None
+) -> list[dict[str, Any]]:
+    """Return a tenant's adapters: those of the store's server, without one those of the settings, be there a store or not.
+
+    Raises: InvalidSetting.
+    """
+    if is_listened_to(address):
+        async with RestClient(socket_of(file_of(address)), tenant) as server:
+            told: list[dict[str, Any]] = (await server.get("/adapters"))["adapters"]
+            return told
+    clock = SystemClock()
+    opened = AdapterSet.open(adapter_settings(adapters), ledger=MemoryStore(clock), clock=clock)
+    try:
+        return [adapter_json(opened.reads(tenant, name)) for name in opened.names(tenant)]
+    finally:
+        await opened.close()
 
 
 def quoted(key: str) -> str:

@@ -51,7 +51,9 @@ async def told(store: Store, tenant: Tenant = TENANT) -> list[Any]:
         [list(history) for history in histories],
         list(await store.resources(tenant)),
         list(await store.drifts(tenant, limit=99)),
+        list(await store.comparisons(tenant)),
         list(await store.switches(tenant)),
+        list(await store.switch_moves(tenant, limit=99)),
         dict(await store.adapter_limits(tenant)),
     ]
 

@@ -23,7 +23,7 @@ from sovrun.core.commands.journal import (
 )
 from sovrun.core.errors import StoreUnavailable
 from sovrun.core.ids import Actor, Digest, StepId, Tenant
-from sovrun.store.journal import Drift
+from sovrun.store.journal import Compared, Drift
 from sovrun.stores.sqlite import journal_rows
 from sovrun.stores.sqlite.reader import SqliteReader
 from sovrun.stores.sqlite.store import SqliteStore
@@ -57,6 +57,7 @@ async def told(path: Path) -> list[Any]:
         [await reader.payload(TENANT, answer) for answer in answers],
         list(await reader.resources(TENANT)),
         list(await reader.drifts(TENANT, limit=99)),
+        list(await reader.comparisons(TENANT)),
         list(await reader.entries(TENANT, "paper", 0)),
         runs,
         [await reader.steps(TENANT, run.head.id) for run in runs],
@@ -114,7 +115,8 @@ async def refuse(store: SqliteStore) -> None:
 async def drift(store: SqliteStore) -> None:
     command = await of_step(store)
     difference = Drift(TENANT, "paper", "order", "o-1", "pending", "filled", "progressed")
-    await store.note_drifts([difference], seen=[seen(command, status="filled", live=False)])
+    filled = seen(command, status="filled", live=False)
+    await store.note_drifts([difference], seen=[filled], compared=Compared(TENANT, "paper"))
 
 
 async def append(store: SqliteStore) -> None:
@@ -200,6 +202,7 @@ JOURNAL_STATEMENTS = {
     "entry": ("INSERT_COMMAND_EVENT", "confirmed"),
     "resource": ("UPSERT_RESOURCE", "confirmed"),
     "difference": ("INSERT_DRIFT", "drift"),
+    "comparison": ("UPSERT_COMPARISON", "drift"),
     "ledger": ("INSERT_ENTRY", "append"),
 }
 

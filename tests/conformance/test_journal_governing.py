@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from sovrun.core.commands.gates import DAY_US, AdapterLimits, Switch
+from sovrun.core.commands.gates import DAY_US, AdapterLimits, AdapterLimitsChange, Switch
 from sovrun.core.commands.journal import Command, CommandState, Sent
 from sovrun.core.ids import Tenant
-from sovrun.store.journal import Drift
+from sovrun.store.journal import Compared, Drift
 from sovrun.store.protocol import Store
 from support.clock import START_US, SetClock
 from support.commands import admitted, confirmed, intention, noted, refused, seen, unknown
@@ -22,12 +22,14 @@ from support.requests import ACTOR, TENANT, payload
 OTHER = Tenant("other")
 WHY = payload("why")
 SECOND_US = 1_000_000
+FILLED = '{"filled":{"provider":"2","recorded":"0"}}'
 PULLED = Switch(TENANT, tripped=True, actor=ACTOR, rationale=WHY.digest, time_us=0)
 LET_GO = replace(PULLED, tripped=False)
 
 
 async def limit(store: Store, adapter: str = "paper", tenant: Tenant = TENANT, **limits: Any) -> None:
-    await store.set_adapter_limits(tenant, adapter, AdapterLimits(**limits), actor=ACTOR)
+    change = AdapterLimitsChange.to(AdapterLimits(**limits))
+    await store.set_adapter_limits(tenant, adapter, change, actor=ACTOR)
 
 
 async def gate_of(store: Store, key: str, **more: Any) -> str | None:
@@ -98,6 +100,50 @@ async def test_a_tenants_switch_and_limits_are_no_other_tenants(store: Store) ->
     assert await store.adapter_limits(OTHER) == {}
     await store.move_switch(replace(PULLED, tenant=None), payloads=[WHY])
     assert await gate_of(store, "theirs too", tenant=OTHER) == "kill_switch"
+
+
+async def test_how_a_switch_was_moved_is_kept_latest_first(store: Store, clock: SetClock) -> None:
+    moves = []
+    for switch in (PULLED, LET_GO, replace(PULLED, tenant=None), PULLED):
+        clock.advance(1)
+        await store.move_switch(switch, payloads=[WHY])
+        moves.append(replace(switch, time_us=clock.now_us()))
+    told = [replace(move, actor=ACTOR) for move in await store.switch_moves(TENANT, limit=9)]
+    assert told == moves[::-1], "by whom is the caller's own name"
+    assert len(await store.switch_moves(TENANT, limit=2)) == 2
+
+
+@pytest.mark.owner_only("a client speaks for one tenant only")
+async def test_how_a_switch_was_moved_is_shown_to_those_whom_it_concerns(store: Store) -> None:
+    everybodys = replace(PULLED, tenant=None)
+    for switch in (PULLED, everybodys):
+        await store.move_switch(switch, payloads=[WHY])
+    assert [move.tenant for move in await store.switch_moves(OTHER, limit=9)] == [None]
+
+
+async def test_a_refusal_by_the_switch_tells_why_it_was_tripped(store: Store) -> None:
+    for number, tenant in enumerate((TENANT, None)):
+        await store.move_switch(replace(PULLED, tenant=tenant), payloads=[WHY])
+        command = await admitted(store, intention(f"k{number}"))
+        assert command.response is not None
+        body = await store.payload(TENANT, command.response)
+        assert body is not None
+        assert WHY.body is not None
+        assert json.loads(body)["message"].endswith(f": {WHY.body.decode()}")
+
+
+async def test_two_who_limit_different_things_at_once_undo_nothing(store: Store) -> None:
+    changes = [
+        AdapterLimitsChange.of({"perDay": 5}),
+        AdapterLimitsChange.of({"symbols": ["ACME"]}),
+        AdapterLimitsChange.of({"orderNotional": "7"}),
+    ]
+    told = await asyncio.gather(
+        *(store.set_adapter_limits(TENANT, "paper", change, actor=ACTOR) for change in changes)
+    )
+    after = AdapterLimits(per_day=5, symbols=frozenset({"ACME"}), order_notional=Decimal(7))
+    assert (await store.adapter_limits(TENANT))["paper"] == after
+    assert after in told, "each is told what holds after it"
 
 
 async def test_limits_are_kept_by_adapter_and_replaced_as_a_whole(store: Store) -> None:
@@ -247,7 +293,7 @@ async def test_one_provider_id_may_be_of_two_tenants_and_two_kinds(store: Store)
 async def test_differences_are_kept_latest_first_with_what_was_seen(store: Store, clock: SetClock) -> None:
     command = await made(store, "o-1")
     drifts = [
-        Drift(TENANT, "paper", "order", "o-1", "pending", "filled", "progressed"),
+        Drift(TENANT, "paper", "order", "o-1", "pending", "filled", "progressed", changes=FILLED),
         Drift(TENANT, "paper", "order", "o-9", None, "pending", "unrecorded"),
         Drift(TENANT, "paper", "order", "o-2", "pending", None, "missing"),
     ]
@@ -268,6 +314,24 @@ async def test_differences_are_shown_to_their_tenant_only(store: Store) -> None:
     await store.note_drifts([Drift(TENANT, "paper", "order", "o-1", "pending", None, "missing")])
     assert len(await store.drifts(TENANT, limit=9)) == 1
     assert list(await store.drifts(OTHER, limit=9)) == []
+
+
+async def test_when_a_provider_was_last_compared_outlives_what_stands_in_the_way(
+    store: Store, clock: SetClock
+) -> None:
+    assert list(await store.comparisons(TENANT)) == []
+    away = Compared(TENANT, "b", "gone")
+    await store.note_drifts([], compared=away)
+    assert list(await store.comparisons(TENANT)) == [replace(away, tried_us=START_US)], "never compared"
+    for compared in (Compared(TENANT, "b"), Compared(TENANT, "a")):
+        clock.advance(1)
+        await store.note_drifts([], compared=compared)
+    clock.advance(1)
+    await store.note_drifts([], compared=away)
+    assert list(await store.comparisons(TENANT)) == [
+        Compared(TENANT, "a", None, START_US + 2, START_US + 2),
+        Compared(TENANT, "b", "gone", START_US + 1, START_US + 3),
+    ]
 
 
 # --- ledgers ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 
 from sovrun.core.ids import DagId, RunId, Tenant
 from sovrun.core.lifecycle import State
+from sovrun.store.journal import Compared, Drift
 from sovrun.store.protocol import Store
 from sovrun.stores.sqlite.store import SqliteStore
 from support.acts import govern
@@ -140,4 +141,21 @@ async def test_a_file_of_the_third_schema_counts_the_runs_that_were_admitted(tmp
     store = opened(unpacked(tmp_path, "0003"))
     runs = {depth.dag: (depth.runs, depth.waiting) for depth in await store.depths(TENANT)}
     assert runs == {"completes": (0, 0), "fails": (0, 0), "killed": (1, 0)}
+    await store.close()
+
+
+async def test_differences_of_the_third_schema_are_kept_and_comparisons_begin(tmp_path: Path) -> None:
+    old = unpacked(tmp_path, "0003")
+    with changed(old) as connection:
+        connection.execute(
+            "INSERT INTO drift (tenant, adapter, kind, resource, previous, provider, resolution, time_us)"
+            " VALUES ('default', 'paper', 'order', 'o-1', 'pending', 'filled', 'progressed', 5)"
+        )
+    store = opened(old)
+    assert await store.drifts(TENANT, limit=9) == [
+        Drift(TENANT, "paper", "order", "o-1", "pending", "filled", "progressed", 5, "{}")
+    ]
+    assert await store.comparisons(TENANT) == []
+    await store.note_drifts([], compared=Compared(TENANT, "paper"))
+    assert await store.comparisons(TENANT) == [Compared(TENANT, "paper", None, LATER_US, LATER_US)]
     await store.close()

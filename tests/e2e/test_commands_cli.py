@@ -178,7 +178,8 @@ FILLS_ITSELF = (
 def test_what_went_on_by_itself_is_noticed_when_asked(desk: Desk) -> None:
     rests, *_ = [desk.ask(*order)["resource"] for order in FILLS_ITSELF]
     assert rests["status"] == "pending"
-    assert desk.ask("drift") == {"drifts": []}
+    assert desk.ask("drift") == {"drifts": [], "providers": []}
+    assert "no provider was ever compared" in desk.tell("drift").out
     found = desk.ask("drift", "--now")
     assert [(one["adapter"], one["compared"], one["unreachable"]) for one in found["comparisons"]] == [
         ("paper", 1, None)
@@ -187,7 +188,12 @@ def test_what_went_on_by_itself_is_noticed_when_asked(desk: Desk) -> None:
     assert (drift["resourceId"], drift["previous"], drift["provider"], drift["resolution"]) == (
         *(rests["id"], "pending", "filled", "progressed"),
     )
-    assert "progressed" in desk.tell("drift", "--now").out
+    assert drift["changes"]["filled"] == {"recorded": "0", "provider": "2"}
+    told = desk.tell("drift", "--now").out
+    assert "progressed" in told
+    assert "filled 0 -> 2" in told
+    assert "paper was compared at 2" in told
+    assert [one["adapter"] for one in desk.ask("drift")["providers"]] == ["paper"]
     assert len(desk.ask("drift")["drifts"]) == 1
     assert desk.ask("resources", "--live") == {"resources": []}
 
@@ -199,6 +205,61 @@ def test_a_server_notices_by_itself() -> None:
         drifts = until(lambda: server.do("drift", "--json").json["drifts"], "the difference")
         assert [one["resolution"] for one in drifts] == ["progressed"]
         assert server.do("drift", "--now", "--json").json["comparisons"][0]["drifts"] == []
+
+
+# --- what an operator lets out ------------------------------------------------------------------------------------------
+
+
+def test_a_limit_is_set_for_an_adapter_that_there_is(desk: Desk) -> None:
+    refused = desk.tell("gate", "papr", "--per-day", "1", "--json")
+    assert (refused.code, refused.error["code"]) == (2, "adapter_unavailable")
+    assert "did you mean paper?" in refused.error["hint"]
+    assert desk.refusal("gate", "papr") == "adapter_unavailable"
+    assert desk.ask("gate", "papr", "--per-day", "1", "--force")["limits"]["perDay"] == 1
+    assert desk.ask("gate", "papr")["limits"]["perDay"] == 1, "what is limited can be looked at, and freed"
+    assert desk.ask("gate", "paper")["limits"]["perDay"] is None
+
+
+def test_a_name_that_lets_nothing_out_is_warned_of(desk: Desk) -> None:
+    told = desk.tell("gate", "paper", "--symbols", "ACME,NOSUCH", "--modes", "paper")
+    assert told.code == 0
+    assert "does not know the symbols NOSUCH" in told.err
+    assert "modes" not in told.err
+    assert desk.tell("gate", "paper", "--symbols", "ACME").err == ""
+
+
+@pytest.mark.parametrize("option", ["--order-notional", "--day-notional"])
+def test_an_amount_that_is_none_is_refused_in_words(desk: Desk, option: str) -> None:
+    for amount in ("-5", "much", "NaN", "1e9"):
+        refused = desk.tell("gate", "paper", option, amount)
+        assert refused.code == 2
+        assert f"{option} '{amount}' is neither" in refused.err
+        assert "Error(" not in refused.err
+
+
+def test_who_moved_a_switch_when_and_why_can_be_read(desk: Desk) -> None:
+    assert desk.ask(*ORDER, "quantity=1", "--key", "a")["status"] == "confirmed"
+    desk.ask("switch", "trip", "--rationale", "prices look wrong")
+    refused = desk.ask(*ORDER, "quantity=1", "--key", "b", code=1)
+    assert refused["message"].endswith(": prices look wrong")
+    desk.ask("switch", "reset", "--rationale", "checked")
+    moves = desk.ask("switch", "--history")["moves"]
+    assert [(one["tripped"], one["rationale"]) for one in moves] == [
+        (False, "checked"),
+        (True, "prices look wrong"),
+    ]
+    told = desk.tell("switch", "--history").out
+    assert told.index("checked") < told.index("prices look wrong")
+    assert desk.refusal("switch", "trip", "--history", "--rationale", "x") == "invalid_setting"
+
+
+def test_what_there_is_not_is_said_in_words(desk: Desk) -> None:
+    assert [one["name"] for one in desk.ask("adapters")["adapters"]] == ["paper"], "before there is a store"
+    desk.ask("switch", "trip", "--rationale", "so that there is a store")
+    told = {verb: desk.tell(*verb).out for verb in (("orders", "paper"), ("resources",), ("drift",))}
+    assert told["orders", "paper"] == "paper has no orders of tenant default\n"
+    assert told["resources",] == "no command of tenant default has made any order or deployment\n"
+    assert told["drift",].startswith("no difference is recorded for tenant default\n")
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------
@@ -272,6 +333,9 @@ def test_a_run_that_was_cancelled_says_that_an_effect_is_unresolved(tmp_path: Pa
         assert (asked.code, asked.error["code"]) == (3, "provider_unavailable")
         compared = server.do("drift", "--now", "--json")
         assert (compared.code, compared.json["drifts"]) == (3, [])
+        (provider,) = compared.json["providers"]
+        assert (provider["comparedAt"], provider["unreachable"] is None) == (None, False)
+        assert "desk could not be compared at 2" in server.do("drift").err
         done = server.do(
             "resolve", left["commandId"], "--refused", "--rationale", "it is switched off", "--json"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sovrun.core.canonical import canonical, decode
-from sovrun.core.commands.journal import BecameUnknown, CommandId, CommandState, UnknownReason
+from sovrun.core.canonical import canonical, decode, sha256_hex
+from sovrun.core.commands.journal import BecameUnknown, CommandId, CommandState, Refused, UnknownReason
 from sovrun.core.commands.model import CancelOrder, StopDeployment
 from sovrun.core.events import ENGINE
 from sovrun.core.ids import Tenant
@@ -22,7 +22,15 @@ from sovrun.execution.adapters.paper import PaperAdapter, open_adapter
 from sovrun.execution.adapters.paper_settings import paper_settings
 from sovrun.execution.drift import Comparison, DriftWatch
 from sovrun.execution.layer import CommandLayer, CommandRequest
-from sovrun.execution.port import Call, ExecutionAdapter, Order, OrderStatus
+from sovrun.execution.port import (
+    Call,
+    ExecutionAdapter,
+    Listing,
+    Order,
+    OrderStatus,
+    Unreadable,
+    UnreadableRecord,
+)
 from sovrun.store.journal import Drift
 from sovrun.store.protocol import Store
 from support.clock import START_US, SetClock
@@ -63,6 +71,10 @@ class Yard:
         """Compare; return what was news."""
         self.clock.advance(60_000_000)
         return _short((await self.watch.compare(tenant, "paper")).drifts)
+
+    async def changes(self) -> Any:
+        """Return what differed in the difference that was recorded last."""
+        return decode((await self.store.drifts(TENANT, limit=1))[0].changes.encode())
 
     async def recorded(self, tenant: Tenant = TENANT) -> list[tuple[str | None, str | None, str]]:
         """Return all differences that are recorded, latest first."""
@@ -123,12 +135,108 @@ async def test_an_order_that_was_filled_by_itself_is_followed(yard: Yard) -> Non
     assert await yard.compared() == []
 
 
-async def test_a_part_that_was_filled_is_followed_without_a_difference(yard: Yard) -> None:
+async def test_a_part_that_was_filled_is_followed_and_recorded(yard: Yard) -> None:
     await yard.placed(**WITHIN_THE_SPREAD)
-    await sold(yard, "1")
-    assert await yard.compared() == []
+    await sold(yard, "0.5")
+    assert await yard.compared() == [("pending", "pending", "progressed")]
+    assert (await yard.changes())["filled"] == {"recorded": "0", "provider": "0.5"}
     (kept,) = await yard.store.resources(TENANT, live=True)
-    assert (kept.status, decode(kept.body)["filled"]) == ("pending", "1")
+    assert (kept.status, decode(kept.body)["filled"]) == ("pending", "0.5")
+    assert await yard.compared() == []
+
+
+async def test_what_our_own_command_did_is_no_difference(yard: Yard) -> None:
+    name = await yard.placed(kind="deployment.create", name="one", artifact="a")
+    for key, kind, status in (("p", "deployment.pause", "paused"), ("r", "deployment.resume", "running")):
+        await yard.placed(key, kind, deploymentId=name)
+        (kept,) = await yard.store.resources(TENANT)
+        assert (kept.id, kept.status) == (name, status)
+        assert await yard.compared() == []
+
+
+async def test_what_a_command_is_just_acting_on_does_not_go_on_by_itself(yard: Yard) -> None:
+    name = await yard.placed(kind="deployment.create", name="one", artifact="a")
+    await yard.layer.stop()
+    request = CommandRequest(TENANT, "deployment.stop", "paper", {"deploymentId": name}, ACTOR, key="s")
+    command = (await yard.layer.begin(request)).command
+    sent = await yard.store.admit(TENANT, command.id, handler="h", due_us=LATER_US)
+    await yard.adapter.stop_deployment(yard.calls.effect(command.id, tenant=TENANT), StopDeployment(name))
+    assert await yard.compared() == [], "its answer is on its way"
+    refused = Refused("answered", "x", sha256_hex(b"{}"))
+    await yard.store.note(TENANT, command.id, sent.revision, refused, actor=ENGINE)
+    assert await yard.compared() == [("running", "stopped", "progressed")]
+
+
+class AnsweredMeanwhile(PaperAdapter):
+    """A provider whose list is on its way while a command's answer is recorded."""
+
+    meanwhile: Callable[[], Awaitable[object]]
+
+    async def list_orders(self, call: Call) -> Sequence[Order]:
+        listed = await super().list_orders(call)
+        await self.meanwhile()
+        return listed
+
+
+async def test_what_our_command_was_answered_during_a_comparison_is_no_difference(yard: Yard) -> None:
+    name = await yard.placed()
+    before = await yard.adapter.list_orders(yard.hand())
+    slow = AnsweredMeanwhile("paper", paper_settings("paper", {}), yard.ledger)
+
+    async def cancel() -> None:
+        yard.clock.advance(1)
+        await yard.placed("c", "order.cancel", orderId=name)
+        yard.behind_it(yard.adapter)
+
+    yard.behind_it(slow)
+    slow.meanwhile = cancel
+    assert before[0].status is OrderStatus.PENDING
+    assert await yard.compared() == []
+    assert await yard.recorded() == []
+
+
+class Strange(PaperAdapter):
+    """A provider that tells of all orders in a word of its own."""
+
+    word: str | None = "ON_HOLD"
+    lists = True
+
+    async def list_orders(self, call: Call) -> Sequence[Order]:
+        told = [self.of(order) for order in await super().list_orders(call)]
+        return Listing[Order]([], told if self.lists else [])
+
+    async def get_order(self, call: Call, order: str) -> Order | None:
+        found = await super().get_order(call, order)
+        if found is None:
+            return None
+        raise UnreadableRecord(self.of(found))
+
+    def of(self, order: Order) -> Unreadable:
+        return Unreadable("order", order.id, order.client_id, self.word, f"no meaning for {self.word}")
+
+
+@pytest.mark.parametrize("lists", [True, False], ids=["listed", "asked for by its id"])
+async def test_a_word_that_is_not_known_is_recorded_as_such(yard: Yard, *, lists: bool) -> None:
+    await yard.placed(kind="deployment.create", name="one", artifact="a")
+    await yard.placed("o")
+    strange = Strange("paper", paper_settings("paper", {}), yard.ledger)
+    strange.lists = lists
+    yard.behind_it(strange)
+    assert await yard.compared() == [("pending", "ON_HOLD", "unmapped")], "what can be read is compared, too"
+    assert await yard.changes() == {"rawStatus": {"recorded": "open", "provider": "ON_HOLD"}}
+    assert await yard.compared() == []
+    kept = next(one for one in await yard.store.resources(TENANT) if one.kind == "order")
+    assert (kept.status, kept.live) == ("pending", True), "nothing of it is guessed"
+    strange.word = None
+    assert await yard.compared() == [("pending", None, "unmapped")]
+    assert (await yard.changes())["record"]["provider"] == "no meaning for None"
+
+
+async def test_what_nobody_ordered_and_nobody_understands_is_recorded_once(yard: Yard) -> None:
+    await yard.adapter.place_order(yard.hand(), limit("buy", "1", "1", symbol="ACME"))
+    yard.behind_it(Strange("paper", paper_settings("paper", {}), yard.ledger))
+    assert await yard.compared() == [(None, "ON_HOLD", "unmapped")]
+    assert await yard.compared() == []
 
 
 async def sold(yard: Yard, quantity: str) -> None:
@@ -224,6 +332,8 @@ async def test_what_cannot_have_come_about_contradicts(yard: Yard, member: str, 
     told = canonical({**decode(kept.body), member: value})
     await yard.store.note_drifts([], seen=[replace(kept, body=told)])
     assert await yard.compared() == [("pending", "pending", "contradicts")]
+    at_the_provider = decode(kept.body)[member]
+    assert await yard.changes() == {member: {"recorded": value, "provider": at_the_provider}}
     assert await yard.compared() == []
     (left,) = await yard.store.resources(TENANT)
     assert left.body == told, "nothing is repaired"
@@ -246,6 +356,48 @@ async def test_a_provider_out_of_reach_is_said_to_be_and_nothing_is_recorded(yar
     assert comparison.drifts == ()
     assert await yard.store.resources(TENANT) == before
     assert await yard.recorded() == []
+
+
+@pytest.mark.parametrize(("member", "value"), [("capital", "7"), ("artifact", "b")])
+async def test_a_deployment_of_something_else_contradicts(yard: Yard, member: str, value: str) -> None:
+    await yard.placed(kind="deployment.create", name="one", artifact="a", capital="1000")
+    (kept,) = await yard.store.resources(TENANT)
+    body = decode(kept.body)
+    there = body["detail"][member]
+    told = canonical({**body, "detail": {**body["detail"], member: value}})
+    await yard.store.note_drifts([], seen=[replace(kept, body=told)])
+    assert await yard.compared() == [("running", "running", "contradicts")]
+    assert await yard.changes() == {member: {"recorded": value, "provider": there}}
+
+
+async def test_an_amount_that_is_written_otherwise_is_the_same(yard: Yard) -> None:
+    await yard.placed()
+    (kept,) = await yard.store.resources(TENANT)
+    told = canonical({**decode(kept.body), "quantity": "2.000"})
+    await yard.store.note_drifts([], seen=[replace(kept, body=told)])
+    assert await yard.compared() == []
+
+
+async def test_when_each_provider_was_last_compared_is_known_and_an_absence_is_told_once(yard: Yard) -> None:
+    told: list[str] = []
+    watch = DriftWatch(yard.store, yard.layer.adapters, tell=told.append)
+    await yard.placed()
+    await watch.compare(TENANT, "paper")
+    compared_us = yard.clock.now_us()
+    for _ in range(2):
+        yard.clock.advance(1)
+        async with yard.ledger.gone():
+            await watch.compare(TENANT, "paper")
+    (one,) = await yard.store.comparisons(TENANT)
+    assert (one.adapter, one.compared_us, one.tried_us) == ("paper", compared_us, yard.clock.now_us())
+    assert one.unreachable is not None
+    assert one.unreachable in told[0]
+    assert len(told) == 1
+    await watch.compare(TENANT, "paper")
+    (one,) = await yard.store.comparisons(TENANT)
+    assert (one.unreachable, one.compared_us) == (None, yard.clock.now_us())
+    assert len(told) == 2, "that it can be compared again"
+    assert await yard.store.comparisons(OTHER) == []
 
 
 async def test_an_adapter_that_is_no_longer_configured_is_said_to_be(yard: Yard) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sovrun.core.commands.gates import AdapterLimits, Switch
+from sovrun.core.commands.gates import AdapterLimits, AdapterLimitsChange, Switch
 from sovrun.core.commands.kinds import undeclared
 from sovrun.core.commands.model import KINDS, CommandKind
 from sovrun.core.errors import (
@@ -116,7 +116,8 @@ async def test_a_pause_passes_a_tripped_switch_and_a_spent_rate_and_a_resumption
     paper: Desk,
 ) -> None:
     pause = await of_deployment(paper, "pause", "p")
-    await paper.store.set_adapter_limits(TENANT, "paper", AdapterLimits(rate=(1, 60_000_000)), actor=ACTOR)
+    once = AdapterLimitsChange.to(AdapterLimits(rate=(1, 60_000_000)))
+    await paper.store.set_adapter_limits(TENANT, "paper", once, actor=ACTOR)
     assert (await paper.ask(pause))["resource"]["status"] == "paused"
     resumed = await paper.ask(pause, kind="deployment.resume", key="r1")
     assert (resumed["status"], resumed["gate"]) == ("refused", "rate")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sovrun.core.canonical import decode
-from sovrun.core.commands.gates import AdapterLimits, Switch
+from sovrun.core.commands.gates import AdapterLimits, AdapterLimitsChange, Switch
 from sovrun.core.commands.journal import CommandState
 from sovrun.core.commands.model import CancelOrder, CreateDeployment, PlaceOrder, StopDeployment
 from sovrun.core.errors import (
@@ -221,11 +221,12 @@ async def test_what_a_gate_refuses_is_recorded_and_repeated_and_never_reaches_th
     bench: Bench,
 ) -> None:
     await bench.store.set_adapter_limits(
-        TENANT, "scripted", AdapterLimits(order_notional=Decimal(9)), actor=ACTOR
+        *(TENANT, "scripted", AdapterLimitsChange.to(AdapterLimits(order_notional=Decimal(9)))), actor=ACTOR
     )
     refused = await bench.execute(ORDER)
     assert (answer_of(refused)["status"], answer_of(refused)["gate"]) == ("refused", "notional")
-    await bench.store.set_adapter_limits(TENANT, "scripted", AdapterLimits(), actor=ACTOR)
+    free = AdapterLimitsChange.to(AdapterLimits())
+    await bench.store.set_adapter_limits(TENANT, "scripted", free, actor=ACTOR)
     assert (await bench.execute(ORDER)).body == refused.body
     assert bench.provider.called == []
     assert answer_of(await bench.execute(ORDER, key="another"))["status"] == "confirmed"

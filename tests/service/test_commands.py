@@ -445,6 +445,7 @@ async def test_a_tripped_switch_lets_nothing_out_until_it_is_reset(
     assert (tripped["tripped"], tripped["rationale"]) == (True, "too hot")
     refused = (await ask(server)).json()
     assert (refused["status"], refused["gate"], refused["code"]) == ("refused", "kill_switch", "kill_switch")
+    assert refused["message"].endswith(": too hot"), "whoever is refused is told why"
     assert (await ask(server, key='"g"', tenant="globex")).json()["status"] == (
         "refused" if everybody else "confirmed"
     )
@@ -452,6 +453,12 @@ async def test_a_tripped_switch_lets_nothing_out_until_it_is_reset(
     assert (await ask(server, key='"k-2"')).json()["status"] == "confirmed"
     shown = (await server.client.get("/api/v1/switches", headers=HEADERS)).json()["switches"]
     assert [(one["tenant"], one["tripped"]) for one in shown] == [(None if everybody else TENANT, False)]
+    moves = (await server.client.get("/api/v1/switches/history", headers=HEADERS)).json()["moves"]
+    assert [(one["tripped"], one["rationale"]) for one in moves] == [(False, "too hot"), (True, "too hot")]
+    latest = await server.client.get("/api/v1/switches/history", headers=HEADERS, params={"limit": 1})
+    assert latest.json()["moves"] == moves[:1]
+    other = await server.client.get("/api/v1/switches/history", headers={"X-Tenant-Id": "globex"})
+    assert other.json()["moves"] == (moves if everybody else [])
 
 
 async def test_limits_of_an_adapter_are_set_shown_and_kept_to(server: Served) -> None:
@@ -484,4 +491,7 @@ async def test_drift_is_listed_and_looked_for(server: Served) -> None:
     (listed,) = (await server.client.get("/api/v1/drifts", headers=HEADERS)).json()["drifts"]
     assert {**listed, "timestamp": None} == found
     other = await server.client.get("/api/v1/drifts", headers={"X-Tenant-Id": "globex"})
-    assert other.json() == {"drifts": []}
+    assert other.json() == {"drifts": [], "providers": []}
+    (provider,) = (await server.client.get("/api/v1/drifts", headers=HEADERS)).json()["providers"]
+    assert (provider["adapter"], provider["unreachable"]) == ("paper", None)
+    assert provider["comparedAt"] == provider["triedAt"] is not None

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sovrun.core.commands.gates import AdapterLimits, AdapterLimitsChange
 from sovrun.core.commands.journal import CommandId
 from sovrun.core.errors import InvalidValue
 from sovrun.core.ids import Actor, DagId, Digest, RunId, StepId, Tenant, WorkerId
@@ -92,7 +93,13 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     names = (
         [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else kind._fields
     )
-    return st.builds(kind, **{name: values(hints[name]) for name in names})
+    return st.builds(kind, **{name: _member(kind, name, hints[name]) for name in names})
+
+
+def _member(kind: Any, name: str, of: Any) -> st.SearchStrategy[Any]:
+    if (kind, name) == (AdapterLimitsChange, "members"):
+        return st.frozensets(st.sampled_from([field.name for field in dataclasses.fields(AdapterLimits)]))
+    return values(of)
 
 
 TYPES = {f"{verb}.{name}": kind for verb, of in VERBS.items() for name, kind in of.arguments.items()}

@@ -18,11 +18,11 @@ from sovrun.cli.options import Adapters, AsJson, StoreUrl, TenantName, tenant_of
 from sovrun.cli.output import Exit, complete, err, out, print_json, visible
 from sovrun.core.errors import ProviderUnavailable
 from sovrun.core.ids import Tenant
-from sovrun.engine.command_views import adapter_json, drift_json, recorded_json
+from sovrun.engine.command_views import compared_json, drift_json, recorded_json
 from sovrun.execution.adapter_set import AdapterSet
 from sovrun.execution.port import AdapterReads, Call, OutcomeUnknown
 from sovrun.execution.sightings import listing_json, portfolio_json
-from sovrun.reach import compare, is_listened_to, local_adapters
+from sovrun.reach import adapters_of, compare, is_listened_to, local_adapters
 from sovrun.stores.remote.rest import RestClient
 from sovrun.wiring import StoreAddress, local_actor, open_reader, socket_of
 
@@ -63,21 +63,18 @@ def adapters(
     """List the adapters: what each knows, for which modes it is, and how long an effect may take to come about."""
     whose = tenant_of(tenant)
 
-    async def look(known: AdapterSet) -> dict[str, Any]:
-        return {"adapters": [adapter_json(known.reads(whose, name)) for name in known.names(whose)]}
-
-    shown = complete(shown_by(StoreAddress.parse(store), whose, adapters, "/adapters", look))
+    shown = complete(adapters_of(StoreAddress.parse(store), whose, adapters))
     if as_json:
-        print_json(shown)
+        print_json({"adapters": shown})
         return
     table = _table("adapter", "resources", "modes", "deadline", "absence", "symbols")
-    for one in shown["adapters"]:
+    for one in shown:
         symbols = "any" if one["symbols"] is None else ", ".join(one["symbols"])
         absence = "conclusive" if one["absenceIsConclusive"] else "a person decides"
         deadline = f"{one['processingDeadlineSeconds']:g} s"
         names = ", ".join([*one["resources"], *one["kinds"]])
         table.add_row(*map(escape, (one["name"], names, ", ".join(one["modes"]), deadline, absence, symbols)))
-    out.print(table)
+    _print(table, f"tenant {whose} has no adapters")
 
 
 def resources(
@@ -113,7 +110,8 @@ def resources(
             one["seenAt"][:19] + "Z",
         )
         table.add_row(*map(escape, cells))
-    out.print(table)
+    which = f"{'live ' if live else ''}order or deployment{f' through {adapter}' if adapter else ''}"
+    _print(table, f"no command of tenant {whose} has made any {which}")
 
 
 def orders(
@@ -172,7 +170,9 @@ def _list(
     table = _table(*columns)
     for one in shown[what]:
         table.add_row(*(escape(visible(str(one[name] if one[name] is not None else ""))) for name in columns))
-    out.print(table)
+    _print(
+        table, f"{adapter} has no {what} of tenant {tenant}{' that can be read' * bool(shown['unreadable'])}"
+    )
     for one in shown["unreadable"]:
         name = "one without an id" if one["id"] is None else one["id"]
         err.print(f"{one['type']} {visible(name)} cannot be read: {visible(one['message'])}", markup=False)
@@ -204,7 +204,7 @@ def portfolio(
     for what, amounts in (("cash", shown["cash"]), ("position", shown["positions"])):
         for name, amount in amounts.items():
             table.add_row(what, escape(visible(name)), amount)
-    out.print(table)
+    _print(table, f"tenant {whose} owns nothing at {adapter}")
 
 
 def drift(
@@ -221,26 +221,64 @@ def drift(
     """List the differences between what is recorded of live resources and what their providers say."""
     whose, address = tenant_of(tenant), StoreAddress.parse(store)
 
-    async def job() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    async def job() -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
         compared = await compare(address, whose, adapters) if now else []
         async with open_reader(address) as (reader, _):
-            return compared, [drift_json(one) for one in await reader.drifts(whose, limit=limit)]
+            drifts = [drift_json(one) for one in await reader.drifts(whose, limit=limit)]
+            providers = [compared_json(one) for one in await reader.comparisons(whose)]
+        return compared, {"drifts": drifts, "providers": providers}
 
-    compared, drifts = complete(job())
-    unreachable = [one for one in compared if one["unreachable"] is not None]
+    compared, shown = complete(job())
     if as_json:
-        print_json({"drifts": drifts, **({"comparisons": compared} if now else {})})
+        print_json({**shown, **({"comparisons": compared} if now else {})})
     else:
-        table = _table("adapter", "type", "resource", "recorded", "provider", "resolution", "noticed")
-        for one in drifts:
-            states = (one["previous"] or "-", one["provider"] or "-")
-            cells = (one["adapter"], one["type"], visible(one["resourceId"]), *states, one["resolution"])
-            table.add_row(*map(escape, cells), one["timestamp"][:19] + "Z")
-        out.print(table)
-        for one in unreachable:
-            err.print(f"{one['adapter']} could not be compared: {visible(one['unreachable'])}", markup=False)
-    if unreachable:
+        _print_drifts(shown["drifts"], f"no difference is recorded for tenant {whose}")
+        _print_compared(shown["providers"])
+    if any(one["unreachable"] is not None for one in compared):
         raise typer.Exit(Exit.ENVIRONMENT)
+
+
+def _print_drifts(drifts: Sequence[dict[str, Any]], nothing: str) -> None:
+    table = _table("adapter", "type", "resource", "recorded", "provider", "resolution", "noticed", "differs")
+    for one in drifts:
+        states = (one["previous"] or "-", visible(one["provider"] or "-"))
+        cells = (one["adapter"], one["type"], visible(one["resourceId"]), *states, one["resolution"])
+        differs = ", ".join(
+            f"{name} {_word(sides['recorded'])} -> {_word(sides['provider'])}"
+            for name, sides in one["changes"].items()
+            if name != "status"
+        )
+        table.add_row(*map(escape, cells), one["timestamp"][:19] + "Z", escape(differs))
+    _print(table, nothing)
+
+
+def _word(value: Any) -> str:
+    return "-" if value is None else visible(str(value))
+
+
+def _print_compared(providers: Sequence[dict[str, Any]]) -> None:
+    """Say when each provider was compared last, and which could not be."""
+    for one in providers:
+        at = "never" if one["comparedAt"] is None else one["comparedAt"][:19] + "Z"
+        if one["unreachable"] is None:
+            out.print(f"{one['adapter']} was compared at {at}", markup=False)
+        else:
+            tried = one["triedAt"][:19] + "Z"
+            why = visible(one["unreachable"])
+            err.print(
+                f"{one['adapter']} could not be compared at {tried}, last time it could: {at}: {why}",
+                markup=False,
+            )
+    if not providers:
+        out.print("no provider was ever compared; `sovrun drift --now` does so, and a server by itself")
+
+
+def _print(table: Table, nothing: str) -> None:
+    """Print a table, or in words that there is nothing in it."""
+    if table.row_count:
+        out.print(table)
+    else:
+        out.print(nothing, markup=False)
 
 
 def _table(*columns: str) -> Table:

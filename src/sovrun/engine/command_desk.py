@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from sovrun.core.canonical import canonical, decode, sha256_hex
-from sovrun.core.commands.gates import AdapterLimits, Switch
+from sovrun.core.commands.gates import AdapterLimits, AdapterLimitsChange, Switch
 from sovrun.core.commands.journal import (
     PERSON,
     Command,
@@ -133,10 +133,12 @@ class CommandDesk:
         moved = await self._store.switches(whose or EVERYBODY)
         return next(one for one in moved if one.tenant == whose)
 
-    async def limit(self, tenant: Tenant, adapter: str, limits: AdapterLimits, actor: Actor) -> None:
-        """Set what a tenant may do through an adapter. Raises: InvalidIdentifier."""
+    async def limit(
+        self, tenant: Tenant, adapter: str, change: AdapterLimitsChange, actor: Actor
+    ) -> AdapterLimits:
+        """Change what a tenant may do through an adapter; return what holds then. Raises: InvalidIdentifier."""
         require_name(adapter, "adapter")
-        await self._store.set_adapter_limits(tenant, adapter, limits, actor=actor)
+        return await self._store.set_adapter_limits(tenant, adapter, change, actor=actor)
 
 
 def _rationale(text: str) -> Payload:

@@ -17,7 +17,7 @@ from sovrun.engine.desk import ParkedView
 from sovrun.execution.drift import Comparison
 from sovrun.execution.kinds import Declared
 from sovrun.execution.port import AdapterReads
-from sovrun.store.journal import Drift, Resource
+from sovrun.store.journal import Compared, Drift, Resource
 from sovrun.store.protocol import Reads
 
 
@@ -144,7 +144,18 @@ def drift_json(drift: Drift) -> dict[str, Any]:
         "previous": drift.previous,
         "provider": drift.provider,
         "resolution": drift.resolution,
+        "changes": decode(drift.changes.encode()),
         "timestamp": _time(drift.time_us or None),
+    }
+
+
+def compared_json(compared: Compared) -> dict[str, Any]:
+    """Return when a provider was last compared with the records, and what has stood in the way since."""
+    return {
+        "adapter": compared.adapter,
+        "comparedAt": _time(compared.compared_us or None),
+        "triedAt": _time(compared.tried_us or None),
+        "unreachable": compared.unreachable,
     }
 
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sovrun.core.canonical import parse
-from sovrun.core.commands.gates import AdapterLimits
+from sovrun.core.commands.gates import AdapterLimits, AdapterLimitsChange
 from sovrun.core.commands.journal import UNRESOLVED, CommandId, CommandState
 from sovrun.core.errors import IdempotencyKeyInFlight, ProviderUnavailable
 from sovrun.core.ids import run_id
@@ -20,6 +20,7 @@ from sovrun.engine.command_views import (
     adapter_json,
     adapter_limits_json,
     command_json,
+    compared_json,
     comparison_json,
     drift_json,
     kind_json,
@@ -190,6 +191,12 @@ def _add_guards(parts: _Parts) -> None:
         found = await store.switches(tenant_of(request))
         return {"switches": [await switch_json(store, switch) for switch in found]}
 
+    @router.get("/switches/history")
+    async def moves(request: Request, limit: Annotated[int, Query(ge=1, le=1_000)] = 100) -> dict[str, Any]:
+        """List how the kill switches that concern the tenant were moved, latest first."""
+        found = await store.switch_moves(tenant_of(request), limit=limit)
+        return {"moves": [await switch_json(store, switch) for switch in found]}
+
     @router.post("/switches")
     async def move(body: SwitchMove, request: Request) -> dict[str, Any]:
         """Trip or reset a kill switch."""
@@ -206,9 +213,9 @@ def _add_guards(parts: _Parts) -> None:
     @router.put("/adapters/{adapter}/limits")
     async def limit(adapter: str, body: dict[str, Any], request: Request) -> dict[str, Any]:
         """Set all of what the tenant may do through an adapter."""
-        wanted = AdapterLimits.of(body)
-        await desk.limit(tenant_of(request), adapter, wanted, actor_of(request))
-        return adapter_limits_json(adapter, wanted)
+        change = AdapterLimitsChange.to(AdapterLimits.of(body))
+        after = await desk.limit(tenant_of(request), adapter, change, actor_of(request))
+        return adapter_limits_json(adapter, after)
 
 
 def _add_reads(parts: _Parts) -> None:
@@ -269,9 +276,11 @@ def _add_reads(parts: _Parts) -> None:
 def _add_drift(router: APIRouter, store: Store, watch: DriftWatch) -> None:
     @router.get("/drifts")
     async def drifts(request: Request, limit: Annotated[int, Query(ge=1, le=1_000)] = 100) -> dict[str, Any]:
-        """List the differences between records and providers, latest first."""
-        found = await store.drifts(tenant_of(request), limit=limit)
-        return {"drifts": [drift_json(drift) for drift in found]}
+        """List the differences between records and providers, latest first, and when each provider was last compared."""
+        tenant = tenant_of(request)
+        found = await store.drifts(tenant, limit=limit)
+        providers = [compared_json(one) for one in await store.comparisons(tenant)]
+        return {"drifts": [drift_json(drift) for drift in found], "providers": providers}
 
     @router.post("/drifts")
     async def compare(request: Request) -> dict[str, Any]:

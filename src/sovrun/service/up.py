@@ -86,7 +86,7 @@ async def up(settings: UpSettings) -> None:
         raise mixed(found, settings.isolation)
     files = files_of(path)
     commands = open_commands(store, adapter_settings(settings.adapters))
-    watch = DriftWatch(store, commands.adapters)
+    watch = DriftWatch(store, commands.adapters, tell=_say)
     hub_of = Hub(
         *(store, files, environment_digest(), commands, watch),
         drift_seconds=settings.drift_seconds,

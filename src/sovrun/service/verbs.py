@@ -22,7 +22,7 @@ from sovrun.core.spec.normal import spec_from_normal
 from sovrun.engine.isolation import require_isolation
 from sovrun.service import incidents
 from sovrun.service.callers import actor_of, tenant_of
-from sovrun.store.journal import Drift, Resource
+from sovrun.store.journal import Compared, Drift, Resource
 from sovrun.store.payload import Payload
 from sovrun.store.protocol import Committed, Governance, Lease, Registration, Report, Store, Submission
 from sovrun.stores.remote.store import PATIENCE_MAX_US
@@ -30,7 +30,7 @@ from sovrun.stores.remote.values import from_json, to_json
 from sovrun.stores.remote.verbs import VERBS
 
 _NAMING_A_TENANT: Final = (
-    *(Registration, Submission, Governance, Intention, Resource, Drift),
+    *(Registration, Submission, Governance, Intention, Resource, Drift, Compared),
     *get_args(Action),
 )
 _AT_MOST: Final = {"patience_us": PATIENCE_MAX_US, "limit": 10_000, "slots": 1_024}
@@ -41,7 +41,7 @@ _NAMED: Final[Mapping[str, AbstractSet[str]]] = {
     "pending": {"patience_us"},
     "note": {"actor", "payloads", "resource"},
     "set_adapter_limits": {"actor"},
-    "note_drifts": {"seen"},
+    "note_drifts": {"seen", "compared"},
     "commands": {"limit", "before", "states", "run"},
     "resources": {"adapter", "live"},
     "entries": set(),

@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 
 from sovrun.core.actions import CancelRun
 from sovrun.core.canonical import sha256_hex
-from sovrun.core.commands.gates import AdapterLimits, Switch
+from sovrun.core.commands.gates import AdapterLimits, AdapterLimitsChange, Switch
 from sovrun.core.commands.journal import CONCLUDED, Command, CommandState
 from sovrun.core.errors import IllegalTransition, StoreUnavailable
 from sovrun.core.identity import RunKey
@@ -213,7 +213,8 @@ class CommandWorld:
                         rate=rng.choice((None, (2, 10 * SECOND_US), (4, 60 * SECOND_US))),
                         per_day=rng.choice((None, 3, 8)),
                     )
-                    await self.store.set_adapter_limits(tenant, name, limits, actor=OPERATOR)
+                    change = AdapterLimitsChange.to(limits)
+                    await self.store.set_adapter_limits(tenant, name, change, actor=OPERATOR)
                     self._limited.append(Limited(tenant, name, limits.rate, limits.per_day))
         for number in range(min(3, self.settings.runs)):
             dag = known_dag(rng.choice(TENANTS), command_dag(rng, number, tuple(self.providers)), CODE)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from sovrun.core.commands.gates import AdapterLimits, Switch
+from sovrun.core.commands.gates import AdapterLimits, AdapterLimitsChange, Switch
 from sovrun.core.commands.journal import (
     Command,
     CommandEvent,
@@ -56,9 +56,11 @@ class Drift:
     """A difference between what is recorded of a resource and what the provider says.
 
     Args:
-        resource: the provider's id; previous, provider: statuses, None where there is no such resource.
-        resolution: `progressed` where a live resource went on by itself and the record follows it; `missing`,
-            `contradicts` and `unrecorded` are left to a person.
+        resource: the provider's id; previous, provider: statuses, None where there is no such resource; of `unmapped` the
+            provider's own word.
+        resolution: `progressed` where a live resource went on by itself and the record follows it; `missing`, `contradicts`,
+            `unrecorded` and `unmapped` are left to a person.
+        changes: canonical JSON of the members that differ, each as `{"recorded": ..., "provider": ...}`.
     """
 
     tenant: Tenant
@@ -69,6 +71,23 @@ class Drift:
     provider: str | None
     resolution: str
     time_us: int = 0
+    changes: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """When a provider was last compared with what is recorded of a tenant.
+
+    Args:
+        unreachable: why the last attempt came to nothing, None when it did not.
+        compared_us: when a comparison last came about, 0 for never; tried_us: when one was last attempted.
+    """
+
+    tenant: Tenant
+    adapter: str
+    unreachable: str | None = None
+    compared_us: int = 0
+    tried_us: int = 0
 
 
 class JournalReads(Protocol):
@@ -97,6 +116,9 @@ class JournalReads(Protocol):
     async def switches(self, tenant: Tenant) -> Sequence[Switch]:
         """Return the switches that concern a tenant and were ever moved: the global one first."""
 
+    async def switch_moves(self, tenant: Tenant, *, limit: int) -> Sequence[Switch]:
+        """Return how the switches that concern a tenant were moved, each as it was after a move, latest first."""
+
     async def adapter_limits(self, tenant: Tenant) -> Mapping[str, AdapterLimits]:
         """Return the limits of a tenant by adapter."""
 
@@ -110,6 +132,9 @@ class JournalReads(Protocol):
 
     async def drifts(self, tenant: Tenant, *, limit: int) -> Sequence[Drift]:
         """Return differences that were recorded, latest first."""
+
+    async def comparisons(self, tenant: Tenant) -> Sequence[Compared]:
+        """Return when each of the tenant's providers was last compared, by adapter."""
 
     async def entries(self, tenant: Tenant, name: str, after: int) -> Sequence[bytes]:
         """See `execution.port.Ledger`."""
@@ -161,12 +186,14 @@ class Journal(JournalReads, Protocol):
         """Trip or reset a kill switch."""
 
     async def set_adapter_limits(
-        self, tenant: Tenant, adapter: str, limits: AdapterLimits, *, actor: Actor
-    ) -> None:
-        """Set what a tenant may do through an adapter."""
+        self, tenant: Tenant, adapter: str, change: AdapterLimitsChange, *, actor: Actor
+    ) -> AdapterLimits:
+        """Change what a tenant may do through an adapter, from what holds at the moment of the write; return what holds then."""
 
-    async def note_drifts(self, drifts: Sequence[Drift], *, seen: Sequence[Resource] = ()) -> None:
-        """Record differences, and resources as they were just seen.
+    async def note_drifts(
+        self, drifts: Sequence[Drift], *, seen: Sequence[Resource] = (), compared: Compared | None = None
+    ) -> None:
+        """Record differences, resources as they were just seen, and that a provider was compared or could not be.
 
         A resource that names by `seen_us` with which record it was compared is left as it is when that has been seen again
         since; 0 stands for any.

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field, replace
 from sovrun.core.actions import EnterCommand, Refuse
 from sovrun.core.canonical import canonical, sha256_hex
 from sovrun.core.commands import journal as core
-from sovrun.core.commands.gates import DAY_US, AdapterLimits, GateFacts, Switch, pass_gates, total
+from sovrun.core.commands.gates import (
+    DAY_US,
+    AdapterLimits,
+    AdapterLimitsChange,
+    GateFacts,
+    Switch,
+    pass_gates,
+    total,
+)
 from sovrun.core.commands.journal import (
     UNRESOLVED,
     Command,
@@ -31,10 +39,10 @@ from sovrun.core.commands.journal import (
 from sovrun.core.commands.steps import follow, waits_for_command
 from sovrun.core.errors import CommandMoved, IdempotencyKeyConflict, IllegalTransition, NotFound
 from sovrun.core.events import ENGINE
-from sovrun.core.ids import Actor, RunId, Tenant
+from sovrun.core.ids import Actor, Digest, RunId, Tenant
 from sovrun.core.run import Write
 from sovrun.ports import Clock
-from sovrun.store.journal import Drift, Intent, Resource
+from sovrun.store.journal import Compared, Drift, Intent, Resource
 from sovrun.store.kept import Kept
 from sovrun.store.payload import Payload
 
@@ -52,13 +60,16 @@ class MemoryJournal:
     """The verbs of `Journal`; the store that mixes it in gives access to runs."""
 
     _clock: Clock
+    _payloads: dict[tuple[Tenant, Digest], bytes]
 
     def __init__(self) -> None:
         self._commands: dict[tuple[Tenant, CommandId], KeptCommand] = {}
         self._switches: dict[str, Switch] = {}
+        self._moves: list[Switch] = []
         self._limits: dict[tuple[Tenant, str], AdapterLimits] = {}
         self._resources: dict[tuple[Tenant, str, str, str], Resource] = {}
         self._drifts: list[Drift] = []
+        self._compared: dict[tuple[Tenant, str], Compared] = {}
         self._ledgers: dict[tuple[Tenant, str], list[bytes]] = {}
         self._due_waiting: list[asyncio.Future[bool]] = []
 
@@ -154,13 +165,19 @@ class MemoryJournal:
             and kept.command.first_sent_us is not None
         ]
         in_day = [notional for when, notional in sent if when > now_us - DAY_US]
+        tripped = tuple(switch for switch in switches if switch.tripped)
         return GateFacts(
-            tuple(switch for switch in switches if switch.tripped),
+            tripped,
             limits,
+            rationale=self._rationale(tripped[0]) if tripped else None,
             in_window=sum(when > now_us - window_us for when, _ in sent),
             in_day=len(in_day),
             notional_in_day=total(in_day),
         )
+
+    def _rationale(self, switch: Switch) -> str | None:
+        body = self._payloads.get((switch.tenant or Tenant("default"), switch.rationale))
+        return None if body is None else body.decode(errors="replace")
 
     async def note(
         self,
@@ -268,14 +285,18 @@ class MemoryJournal:
         """See `Journal.move_switch`."""
         for payload in payloads:
             self._keep_payload(switch.tenant or Tenant("default"), payload)
-        self._switches[switch.tenant or ""] = replace(switch, time_us=self._clock.now_us())
+        moved = replace(switch, time_us=self._clock.now_us())
+        self._switches[switch.tenant or ""] = moved
+        self._moves.append(moved)
 
     async def set_adapter_limits(
-        self, tenant: Tenant, adapter: str, limits: AdapterLimits, *, actor: Actor
-    ) -> None:
+        self, tenant: Tenant, adapter: str, change: AdapterLimitsChange, *, actor: Actor
+    ) -> AdapterLimits:
         """See `Journal.set_adapter_limits`."""
         del actor
-        self._limits[tenant, adapter] = limits
+        after = change.applied(self._limits.get((tenant, adapter), AdapterLimits()))
+        self._limits[tenant, adapter] = after
+        return after
 
     def _see(self, resource: Resource) -> None:
         name = (resource.tenant, resource.adapter, resource.kind, resource.id)
@@ -285,11 +306,19 @@ class MemoryJournal:
         made_by = resource.command if known is None else known.command
         self._resources[name] = replace(resource, command=made_by, seen_us=self._clock.now_us())
 
-    async def note_drifts(self, drifts: Sequence[Drift], *, seen: Sequence[Resource] = ()) -> None:
+    async def note_drifts(
+        self, drifts: Sequence[Drift], *, seen: Sequence[Resource] = (), compared: Compared | None = None
+    ) -> None:
         """See `Journal.note_drifts`."""
-        self._drifts.extend(replace(drift, time_us=self._clock.now_us()) for drift in drifts)
+        now_us = self._clock.now_us()
+        self._drifts.extend(replace(drift, time_us=now_us) for drift in drifts)
         for resource in seen:
             self._see(resource)
+        if compared is not None:
+            name = (compared.tenant, compared.adapter)
+            before_us = self._compared[name].compared_us if name in self._compared else 0
+            compared_us = now_us if compared.unreachable is None else before_us
+            self._compared[name] = replace(compared, compared_us=compared_us, tried_us=now_us)
 
     async def providers(self) -> Sequence[tuple[Tenant, str]]:
         """See `Journal.providers`."""
@@ -348,6 +377,10 @@ class MemoryJournal:
         """See `JournalReads.switches`."""
         return [self._switches[name] for name in ("", tenant) if name in self._switches]
 
+    async def switch_moves(self, tenant: Tenant, *, limit: int) -> Sequence[Switch]:
+        """See `JournalReads.switch_moves`."""
+        return [move for move in reversed(self._moves) if move.tenant in (None, tenant)][:limit]
+
     async def adapter_limits(self, tenant: Tenant) -> Mapping[str, AdapterLimits]:
         """See `JournalReads.adapter_limits`."""
         return {
@@ -371,6 +404,10 @@ class MemoryJournal:
     async def drifts(self, tenant: Tenant, *, limit: int) -> Sequence[Drift]:
         """See `JournalReads.drifts`."""
         return [drift for drift in reversed(self._drifts) if drift.tenant == tenant][:limit]
+
+    async def comparisons(self, tenant: Tenant) -> Sequence[Compared]:
+        """See `JournalReads.comparisons`."""
+        return [one for (whose, _), one in sorted(self._compared.items()) if whose == tenant]
 
     async def entries(self, tenant: Tenant, name: str, after: int) -> Sequence[bytes]:
         """See `Ledger.entries`."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sovrun.core.commands.gates import (
     GATES,
     AdapterLimits,
+    AdapterLimitsChange,
     GateFacts,
     Switch,
     pass_gates,
@@ -74,6 +75,25 @@ def test_the_switch_that_concerns_everybody_is_named_first() -> None:
         f"the kill switch for everybody was tripped by {ACTOR}",
         f"the kill switch of tenant {TENANT} was tripped by {ACTOR}",
     ]
+
+
+def test_the_refusal_of_a_switch_says_why_it_was_tripped_at_no_great_length() -> None:
+    refusal = pass_gates(intention(), replace(OPEN, switches=(OURS,), rationale="prices " + "x" * 9_999))
+    assert refusal is not None
+    assert refusal.message.startswith(f"the kill switch of tenant {TENANT} was tripped by {ACTOR}: prices x")
+    assert len(refusal.message) < 600
+
+
+def test_a_change_of_limits_is_of_what_it_names_and_nothing_else() -> None:
+    before = AdapterLimits(per_day=5, symbols=frozenset({"ACME"}))
+    change = AdapterLimitsChange.of({"perDay": None, "orderNotional": "10"})
+    assert change.applied(before) == AdapterLimits(symbols=frozenset({"ACME"}), order_notional=Decimal(10))
+    assert AdapterLimitsChange.of({}).applied(before) == before
+    assert AdapterLimitsChange.to(AdapterLimits(per_day=1)).applied(before) == AdapterLimits(per_day=1)
+    with pytest.raises(InvalidSetting):
+        AdapterLimitsChange.of({"perYear": 1})
+    with pytest.raises(ValueError, match="no member"):
+        AdapterLimitsChange(AdapterLimits(), frozenset({"per_year"}))
 
 
 @pytest.mark.parametrize(
@@ -170,8 +190,9 @@ def test_limits_are_read_back_as_they_were_set(limits: AdapterLimits) -> None:
     ids=str,
 )
 def test_limits_that_may_not_mean_what_was_meant_are_refused(value: dict[str, Any]) -> None:
-    with pytest.raises(InvalidSetting):
+    with pytest.raises(InvalidSetting) as refused:
         AdapterLimits.of(value)
+    assert "Error" not in refused.value.detail, "it is said to people"
 
 
 def test_limits_of_nobody_bound_nothing() -> None:

@@ -1,6 +1,6 @@
 """The gates: what an operator lets out, decided after the key was looked up and before anything is sent.
 
-Owns: `Switch`, `AdapterLimits`, `GateFacts`, the ordered chain `pass_gates`. A refusal names its gate.
+Owns: `Switch`, `AdapterLimits`, `AdapterLimitsChange`, `GateFacts`, the ordered chain `pass_gates`. A refusal names its gate.
 Must not touch: journals; what was sent before arrives as counts. Commands that only end obligations (cancel, stop) pass
 every gate: whoever pulls the switch wants to get out.
 """
@@ -8,7 +8,7 @@ every gate: whoever pulls the switch wants to get out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from decimal import Context, Decimal
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +18,17 @@ from sovrun.core.ids import Actor, Digest, Tenant
 
 DAY_US: Final = 86_400 * 1_000_000
 RATE_WINDOW_MAX_US: Final = DAY_US
+_FIELDS: Final = {
+    "dayNotional": "day_notional",
+    "modes": "modes",
+    "orderNotional": "order_notional",
+    "perDay": "per_day",
+    "rate": "rate",
+    "symbols": "symbols",
+}
+"""The members of `AdapterLimits` by their names in its JSON form."""
+_RATIONALE_SHOWN: Final = 400
+"""How many characters of a rationale a refusal repeats; all of it is in the record of the switch."""
 EXACT: Final = Context(prec=120)
 """For values: a product of two decimals of a payload has 72 digits, and no sum of a day's reaches 120."""
 
@@ -85,7 +96,7 @@ class AdapterLimits:
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> AdapterLimits:
         """Return limits from their JSON form. Raises: InvalidSetting."""
-        unknown = sorted(set(value) - {"dayNotional", "modes", "orderNotional", "perDay", "rate", "symbols"})
+        unknown = sorted(set(value) - set(_FIELDS))
         if unknown:
             raise InvalidSetting(f"limits have no member {unknown[0]!r}")
         try:
@@ -94,21 +105,54 @@ class AdapterLimits:
                 symbols=_names(value.get("symbols")),
                 rate=_rate_of(value.get("rate")),
                 per_day=_count_of(value.get("perDay")),
-                order_notional=_amount(value.get("orderNotional")),
-                day_notional=_amount(value.get("dayNotional")),
+                order_notional=_amount(value.get("orderNotional"), "orderNotional"),
+                day_notional=_amount(value.get("dayNotional"), "dayNotional"),
             )
         except (TypeError, ValueError, ArithmeticError) as error:
-            raise InvalidSetting(f"limits are malformed: {error!r:.200}") from None
+            raise InvalidSetting(f"{error!s:.200}") from None
         if limits.rate is not None and not 0 < limits.rate[1] <= RATE_WINDOW_MAX_US:
             raise InvalidSetting("a rate counts commands within 1 to 86400 seconds")
         return limits
+
+
+_MEMBERS: Final = frozenset(field.name for field in fields(AdapterLimits))
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLimitsChange:
+    """What is to be otherwise in `AdapterLimits`; what is not among `members` stays as it is, whoever changes it meanwhile.
+
+    Args:
+        limits: as they are to be; members: which of its members count.
+    """
+
+    limits: AdapterLimits
+    members: frozenset[str]
+
+    def __post_init__(self) -> None:
+        if not self.members <= _MEMBERS:
+            raise ValueError(f"limits have no member {min(self.members - _MEMBERS)!r:.80}")
+
+    @classmethod
+    def to(cls, limits: AdapterLimits) -> AdapterLimitsChange:
+        """Return the change after which exactly `limits` hold, whatever held before."""
+        return cls(limits, _MEMBERS)
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> AdapterLimitsChange:
+        """Return the change to what is named in the JSON form of limits. Raises: InvalidSetting."""
+        return cls(AdapterLimits.of(value), frozenset(_FIELDS[name] for name in value))
+
+    def applied(self, before: AdapterLimits) -> AdapterLimits:
+        """Return what holds after the change where `before` held."""
+        return replace(before, **{member: getattr(self.limits, member) for member in self.members})
 
 
 def _names(value: Any) -> frozenset[str] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise TypeError(f"{value!r} is not a list of names")
+        raise TypeError(f"symbols and modes are lists of names, and {value!r:.80} is none")
     return frozenset(value)
 
 
@@ -116,7 +160,7 @@ def _count_of(value: Any) -> int | None:
     if value is None:
         return None
     if type(value) is not int or value < 0:
-        raise TypeError(f"{value!r} is not a number of commands")
+        raise TypeError(f"{value!r:.80} is not a number of commands")
     return int(value)
 
 
@@ -131,14 +175,15 @@ def _rate_of(value: Any) -> tuple[int, int] | None:
     return commands, seconds * 1_000_000
 
 
-def _amount(value: Any) -> Decimal | None:
+def _amount(value: Any, name: str) -> Decimal | None:
     if value is None:
         return None
-    if isinstance(value, bool):
-        raise TypeError(f"{value!r} is not an amount")
-    amount = Decimal(str(value))
+    try:
+        amount = Decimal("NaN" if isinstance(value, bool) else str(value))
+    except ArithmeticError:
+        amount = Decimal("NaN")
     if not amount.is_finite() or amount < 0:
-        raise ValueError(f"{value!r} is not an amount")
+        raise ValueError(f"{name} is a decimal of at least 0, and {value!r:.80} is none")
     return amount
 
 
@@ -148,6 +193,7 @@ class GateFacts:
 
     Args:
         switches: those that are tripped and concern the command, the global one first.
+        rationale: why the first of them was tripped, None where nobody knows.
         in_window: within the limits' rate window; in_day, notional_in_day: within 24 hours.
     """
 
@@ -156,6 +202,7 @@ class GateFacts:
     in_window: int = 0
     in_day: int = 0
     notional_in_day: Decimal = Decimal(0)
+    rationale: str | None = None
 
 
 class GateRefusal(NamedTuple):
@@ -170,7 +217,8 @@ def _switch(_: Intention, facts: GateFacts) -> str | None:
         return None
     switch = facts.switches[0]
     whose = "for everybody" if switch.tenant is None else f"of tenant {switch.tenant}"
-    return f"the kill switch {whose} was tripped by {switch.actor}"
+    why = "" if facts.rationale is None else f": {facts.rationale:.{_RATIONALE_SHOWN}}"
+    return f"the kill switch {whose} was tripped by {switch.actor}{why}"
 
 
 def _mode(wanted: Intention, facts: GateFacts) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
-from sovrun.core.commands.gates import AdapterLimits, Switch
+from sovrun.core.commands.gates import AdapterLimits, AdapterLimitsChange, Switch
 from sovrun.core.commands.journal import (
     Command,
     CommandEvent,
@@ -16,7 +16,7 @@ from sovrun.core.commands.journal import (
 )
 from sovrun.core.errors import NotAllowed
 from sovrun.core.ids import Actor, RunId, Tenant
-from sovrun.store.journal import Drift, Intent, Resource
+from sovrun.store.journal import Compared, Drift, Intent, Resource
 from sovrun.store.payload import Payload
 
 
@@ -61,10 +61,13 @@ class RemoteJournal:
         await self._call("move_switch", switch=switch, payloads=payloads)
 
     async def set_adapter_limits(
-        self, tenant: Tenant, adapter: str, limits: AdapterLimits, *, actor: Actor
-    ) -> None:
+        self, tenant: Tenant, adapter: str, change: AdapterLimitsChange, *, actor: Actor
+    ) -> AdapterLimits:
         """See `Journal.set_adapter_limits`."""
-        await self._call("set_adapter_limits", tenant=tenant, adapter=adapter, limits=limits, actor=actor)
+        told = await self._call(
+            "set_adapter_limits", tenant=tenant, adapter=adapter, change=change, actor=actor
+        )
+        return cast("AdapterLimits", told)
 
     async def admit(self, tenant: Tenant, command: CommandId, *, handler: str, due_us: int) -> Command:
         """Refuse: the owner admits."""
@@ -85,9 +88,11 @@ class RemoteJournal:
         """Do nothing: the owner did so when it began."""
         return 0
 
-    async def note_drifts(self, drifts: Sequence[Drift], *, seen: Sequence[Resource] = ()) -> None:
+    async def note_drifts(
+        self, drifts: Sequence[Drift], *, seen: Sequence[Resource] = (), compared: Compared | None = None
+    ) -> None:
         """See `Journal.note_drifts`."""
-        await self._call("note_drifts", drifts=drifts, seen=seen)
+        await self._call("note_drifts", drifts=drifts, seen=seen, compared=compared)
 
     async def providers(self) -> Sequence[tuple[Tenant, str]]:
         """Return nothing: the owner compares."""
@@ -137,6 +142,10 @@ class RemoteJournal:
         """See `JournalReads.switches`."""
         return cast("list[Switch]", await self._call("switches", tenant=tenant))
 
+    async def switch_moves(self, tenant: Tenant, *, limit: int) -> Sequence[Switch]:
+        """See `JournalReads.switch_moves`."""
+        return cast("list[Switch]", await self._call("switch_moves", tenant=tenant, limit=limit))
+
     async def adapter_limits(self, tenant: Tenant) -> Mapping[str, AdapterLimits]:
         """See `JournalReads.adapter_limits`."""
         return cast("dict[str, AdapterLimits]", await self._call("adapter_limits", tenant=tenant))
@@ -159,6 +168,10 @@ class RemoteJournal:
     async def drifts(self, tenant: Tenant, *, limit: int) -> Sequence[Drift]:
         """See `JournalReads.drifts`."""
         return cast("list[Drift]", await self._call("drifts", tenant=tenant, limit=limit))
+
+    async def comparisons(self, tenant: Tenant) -> Sequence[Compared]:
+        """See `JournalReads.comparisons`."""
+        return cast("list[Compared]", await self._call("comparisons", tenant=tenant))
 
     async def entries(self, tenant: Tenant, name: str, after: int) -> Sequence[bytes]:
         """See `Ledger.entries`."""

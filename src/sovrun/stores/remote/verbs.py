@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sovrun.core.actions import Action
-from sovrun.core.commands.gates import AdapterLimits, Switch
+from sovrun.core.commands.gates import AdapterLimits, AdapterLimitsChange, Switch
 from sovrun.core.commands.journal import (
     Command,
     CommandId,
@@ -25,7 +25,7 @@ from sovrun.core.events import Event
 from sovrun.core.ids import Actor, Digest, RunId, Tenant, WorkerId
 from sovrun.core.lanes import Governed, Limits
 from sovrun.core.step import Step
-from sovrun.store.journal import Drift, Intent, Resource
+from sovrun.store.journal import Compared, Drift, Intent, Resource
 from sovrun.store.payload import Payload
 from sovrun.store.protocol import (
     Acted,
@@ -92,9 +92,9 @@ VERBS: Final[Mapping[str, Verb]] = {
     ),
     "move_switch": Verb({"switch": Switch, "payloads": list[Payload]}, None),
     "set_adapter_limits": Verb(
-        {"tenant": Tenant, "adapter": str, "limits": AdapterLimits, "actor": Actor}, None
+        {"tenant": Tenant, "adapter": str, "change": AdapterLimitsChange, "actor": Actor}, AdapterLimits
     ),
-    "note_drifts": Verb({"drifts": list[Drift], "seen": list[Resource]}, None),
+    "note_drifts": Verb({"drifts": list[Drift], "seen": list[Resource], "compared": Compared | None}, None),
     "command": Verb({"tenant": Tenant, "command": CommandId}, Command),
     "commands": Verb(
         {
@@ -109,10 +109,12 @@ VERBS: Final[Mapping[str, Verb]] = {
     "command_history": Verb({"tenant": Tenant, "command": CommandId}, list[CommandRecord]),
     "unresolved": Verb({"tenant": Tenant, "run": RunId}, int),
     "switches": Verb({"tenant": Tenant}, list[Switch]),
+    "switch_moves": Verb({"tenant": Tenant, "limit": int}, list[Switch]),
     "adapter_limits": Verb({"tenant": Tenant}, dict[str, AdapterLimits]),
     "resources": Verb({"tenant": Tenant, "adapter": str | None, "live": bool}, list[Resource]),
     "resource": Verb({"tenant": Tenant, "adapter": str, "kind": str, "resource": str}, Resource | None),
     "drifts": Verb({"tenant": Tenant, "limit": int}, list[Drift]),
+    "comparisons": Verb({"tenant": Tenant}, list[Compared]),
     "entries": Verb({"tenant": Tenant, "name": str, "after": int}, list[bytes]),
 }
 

@@ -15,7 +15,15 @@ from typing import TypeAlias
 from sovrun.core.actions import EnterCommand, Refuse
 from sovrun.core.canonical import canonical, sha256_hex
 from sovrun.core.commands import journal as core
-from sovrun.core.commands.gates import DAY_US, AdapterLimits, GateFacts, Switch, pass_gates, total
+from sovrun.core.commands.gates import (
+    DAY_US,
+    AdapterLimits,
+    AdapterLimitsChange,
+    GateFacts,
+    Switch,
+    pass_gates,
+    total,
+)
 from sovrun.core.commands.journal import (
     Command,
     CommandEvent,
@@ -34,7 +42,7 @@ from sovrun.core.errors import CommandMoved, IdempotencyKeyConflict, IllegalTran
 from sovrun.core.events import ENGINE
 from sovrun.core.ids import Actor, Tenant
 from sovrun.core.run import Write
-from sovrun.store.journal import Drift, Intent, Resource
+from sovrun.store.journal import Compared, Drift, Intent, Resource
 from sovrun.store.payload import Payload
 from sovrun.stores.sqlite import journal_rows as sql
 from sovrun.stores.sqlite import rows
@@ -92,7 +100,7 @@ class SetLimits:
 
     tenant: Tenant
     adapter: str
-    limits: AdapterLimits
+    change: AdapterLimitsChange
     actor: Actor
 
 
@@ -102,6 +110,7 @@ class NoteDrifts:
 
     drifts: Sequence[Drift]
     seen: Sequence[Resource]
+    compared: Compared | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,7 @@ class Append:
 
 
 JournalRequest: TypeAlias = Intend | Admit | Note | Disown | MoveSwitch | SetLimits | NoteDrifts | Append
-JournalAnswer: TypeAlias = Intent | Command | int | bool | None
+JournalAnswer: TypeAlias = Intent | Command | AdapterLimits | int | bool | None
 
 
 class JournalOwner:
@@ -149,10 +158,15 @@ class JournalOwner:
                     sql.INSERT_DRIFT, [sql.drift_columns(drift, batch.now_us) for drift in request.drifts]
                 )
                 self._see(batch, request.seen)
+                if request.compared is not None:
+                    values = sql.compared_columns(request.compared, batch.now_us)
+                    self._connection.execute(sql.UPSERT_COMPARISON, values)
                 return None
-            case MoveSwitch() | SetLimits():
-                self._govern(batch, request)
+            case MoveSwitch():
+                self._switch(batch, request)
                 return None
+            case SetLimits():
+                return self._limit(batch, request)
 
     def next_due_us(self) -> int | None:
         """Return when the next command is due, None when none is open."""
@@ -224,10 +238,8 @@ class JournalOwner:
         read = self._connection.execute
         switches = [sql.switch_of(row) for row in read(sql.SELECT_SWITCHES, (wanted.tenant,))]
         tripped = tuple(switch for switch in switches if switch.tripped)
-        row = read(sql.SELECT_LIMITS_OF, (wanted.tenant, wanted.adapter)).fetchone()
-        if row is None:
-            return GateFacts(tripped, AdapterLimits())
-        limits = sql.limits_of(row[0])
+        rationale = self._rationale(batch, tripped[0]) if tripped else None
+        limits = self._limits(wanted.tenant, wanted.adapter)
         of = (wanted.tenant, wanted.adapter)
         day_us = batch.now_us - DAY_US
         in_window = in_day = 0
@@ -238,7 +250,18 @@ class JournalOwner:
             in_day = rows.one(self._connection, sql.COUNT_SENT, *of, day_us)
         if limits.day_notional is not None:
             spent = total(text for (text,) in read(sql.SELECT_NOTIONALS, (*of, day_us)))
-        return GateFacts(tripped, limits, in_window, in_day, spent)
+        return GateFacts(tripped, limits, in_window, in_day, spent, rationale)
+
+    def _limits(self, tenant: Tenant, adapter: str) -> AdapterLimits:
+        row = self._connection.execute(sql.SELECT_LIMITS_OF, (tenant, adapter)).fetchone()
+        return AdapterLimits() if row is None else sql.limits_of(row[0])
+
+    def _rationale(self, batch: Batch, switch: Switch) -> str | None:
+        """Return why a switch was moved, maybe by this very commit."""
+        name = (switch.tenant or Tenant("default"), switch.rationale)
+        kept = self._connection.execute(rows.SELECT_PAYLOAD, name).fetchone()
+        bodies = [kept[0]] if kept else [body for *of, body in batch.payloads if tuple(of) == name]
+        return bytes(bodies[0]).decode(errors="replace") if bodies else None
 
     def _note(self, batch: Batch, request: Note) -> Command:
         command = self._get(request.tenant, request.command)
@@ -298,20 +321,21 @@ class JournalOwner:
         values = (request.tenant, request.name, request.at, request.entry)
         return self._connection.execute(sql.INSERT_ENTRY, values).rowcount == 1
 
-    def _govern(self, batch: Batch, request: MoveSwitch | SetLimits) -> None:
-        """Keep an operator's word, and record the act."""
-        if isinstance(request, MoveSwitch):
-            switch = request.switch
-            tenant = switch.tenant or ""
-            values = (tenant, switch.tripped, switch.actor, switch.rationale, batch.now_us)
-            self._connection.execute(sql.UPSERT_SWITCH, values)
-            data = f'{{"rationaleHash":"{switch.rationale}"}}'
-            type_ = "switch.tripped" if switch.tripped else "switch.reset"
-            act = (tenant, batch.now_us, switch.actor, type_, data)
-            batch.keep(switch.tenant or Tenant("default"), request.payloads)
-        else:
-            text = sql.limits_text(request.limits)
-            self._connection.execute(sql.UPSERT_LIMITS, (request.tenant, request.adapter, text))
-            data = f'{{"adapter":"{request.adapter}","limits":{text}}}'
-            act = (request.tenant, batch.now_us, request.actor, "adapter.limited", data)
+    def _switch(self, batch: Batch, request: MoveSwitch) -> None:
+        switch = request.switch
+        tenant = switch.tenant or ""
+        values = (tenant, switch.tripped, switch.actor, switch.rationale, batch.now_us)
+        self._connection.execute(sql.UPSERT_SWITCH, values)
+        type_ = sql.SWITCH_TRIPPED if switch.tripped else sql.SWITCH_RESET
+        act = (tenant, batch.now_us, switch.actor, type_, f'{{"rationaleHash":"{switch.rationale}"}}')
         self._connection.execute(rows.INSERT_ACT, act)
+        batch.keep(switch.tenant or Tenant("default"), request.payloads)
+
+    def _limit(self, batch: Batch, request: SetLimits) -> AdapterLimits:
+        after = request.change.applied(self._limits(request.tenant, request.adapter))
+        text = sql.limits_text(after)
+        self._connection.execute(sql.UPSERT_LIMITS, (request.tenant, request.adapter, text))
+        data = f'{{"adapter":"{request.adapter}","limits":{text}}}'
+        act = (request.tenant, batch.now_us, request.actor, "adapter.limited", data)
+        self._connection.execute(rows.INSERT_ACT, act)
+        return after

@@ -10,7 +10,7 @@ from sovrun.core.commands.gates import AdapterLimits, Switch
 from sovrun.core.commands.journal import Command, CommandId, CommandRecord, CommandState
 from sovrun.core.errors import NotFound
 from sovrun.core.ids import RunId, Tenant
-from sovrun.store.journal import Drift, Resource
+from sovrun.store.journal import Compared, Drift, Resource
 from sovrun.stores.sqlite import journal_rows as sql
 
 _ANY_KEY: Final = 2**62
@@ -56,6 +56,10 @@ class JournalReader:
         """See `JournalReads.switches`."""
         return [sql.switch_of(row) for row in self._read(sql.SELECT_SWITCHES, (tenant,))]
 
+    async def switch_moves(self, tenant: Tenant, *, limit: int) -> Sequence[Switch]:
+        """See `JournalReads.switch_moves`."""
+        return [sql.switch_of(row) for row in self._read(sql.SELECT_SWITCH_MOVES, (tenant, limit))]
+
     async def adapter_limits(self, tenant: Tenant) -> Mapping[str, AdapterLimits]:
         """See `JournalReads.adapter_limits`."""
         return {adapter: sql.limits_of(text) for adapter, text in self._read(sql.SELECT_LIMITS, (tenant,))}
@@ -74,6 +78,10 @@ class JournalReader:
     async def drifts(self, tenant: Tenant, *, limit: int) -> Sequence[Drift]:
         """See `JournalReads.drifts`."""
         return [sql.drift_of(row) for row in self._read(sql.SELECT_DRIFTS, (tenant, limit))]
+
+    async def comparisons(self, tenant: Tenant) -> Sequence[Compared]:
+        """See `JournalReads.comparisons`."""
+        return [sql.compared_of(row) for row in self._read(sql.SELECT_COMPARISONS, (tenant,))]
 
     async def entries(self, tenant: Tenant, name: str, after: int) -> Sequence[bytes]:
         """See `Ledger.entries`."""

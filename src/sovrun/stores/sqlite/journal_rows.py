@@ -12,7 +12,7 @@ from sovrun.core.canonical import canonical, decode
 from sovrun.core.commands.gates import AdapterLimits, Switch
 from sovrun.core.commands.journal import Command, CommandId, CommandRecord, CommandState, Intention
 from sovrun.core.ids import Actor, Digest, RunId, StepId, Tenant
-from sovrun.store.journal import Drift, Resource
+from sovrun.store.journal import Compared, Drift, Resource
 
 _INTENTION: Final = """tenant, kind, version, command_key, adapter, mode, payload, actor, opens, symbol, notional, target,
     run, step, position"""
@@ -59,6 +59,11 @@ ON CONFLICT (tenant) DO UPDATE SET tripped = excluded.tripped, actor = excluded.
     rationale = excluded.rationale, time_us = excluded.time_us"""
 SELECT_SWITCHES: Final = """
 SELECT tenant, tripped, actor, rationale, time_us FROM command_switch WHERE tenant IN ('', ?) ORDER BY tenant"""
+SWITCH_TRIPPED: Final = "switch.tripped"
+SWITCH_RESET: Final = "switch.reset"
+SELECT_SWITCH_MOVES: Final = f"""
+SELECT tenant, type = '{SWITCH_TRIPPED}', actor, data ->> 'rationaleHash', time_us FROM act
+WHERE tenant IN ('', ?) AND type IN ('{SWITCH_TRIPPED}', '{SWITCH_RESET}') ORDER BY key DESC LIMIT ?"""
 UPSERT_LIMITS: Final = """
 INSERT INTO adapter_limit (tenant, adapter, limits) VALUES (?, ?, ?)
 ON CONFLICT (tenant, adapter) DO UPDATE SET limits = excluded.limits"""
@@ -77,15 +82,21 @@ SELECT_RESOURCE: Final = """
 SELECT tenant, adapter, kind, id, command, status, raw, body, live, seen_us FROM resource
 WHERE tenant = ? AND adapter = ? AND kind = ? AND id = ?"""
 INSERT_DRIFT: Final = """
-INSERT INTO drift (tenant, adapter, kind, resource, previous, provider, resolution, time_us)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+INSERT INTO drift (tenant, adapter, kind, resource, previous, provider, resolution, time_us, changes)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SELECT_DRIFTS: Final = """
-SELECT tenant, adapter, kind, resource, previous, provider, resolution, time_us FROM drift
+SELECT tenant, adapter, kind, resource, previous, provider, resolution, time_us, changes FROM drift
 WHERE tenant = ? ORDER BY key DESC LIMIT ?"""
 
 SELECT_LAST_DRIFT: Final = """
-SELECT tenant, adapter, kind, resource, previous, provider, resolution, time_us FROM drift
+SELECT tenant, adapter, kind, resource, previous, provider, resolution, time_us, changes FROM drift
 WHERE tenant = ? AND adapter = ? AND kind = ? AND resource = ? ORDER BY key DESC LIMIT 1"""
+UPSERT_COMPARISON: Final = """
+INSERT INTO comparison (tenant, adapter, unreachable, compared_us, tried_us) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (tenant, adapter) DO UPDATE SET unreachable = excluded.unreachable, tried_us = excluded.tried_us,
+    compared_us = CASE WHEN excluded.unreachable IS NULL THEN excluded.compared_us ELSE compared_us END"""
+SELECT_COMPARISONS: Final = """
+SELECT tenant, adapter, unreachable, compared_us, tried_us FROM comparison WHERE tenant = ? ORDER BY adapter"""
 SELECT_PROVIDERS: Final = """
 WITH RECURSIVE provider (tenant, adapter) AS (
     SELECT * FROM (SELECT tenant, adapter FROM resource ORDER BY tenant, adapter LIMIT 1)
@@ -210,10 +221,21 @@ def drift_columns(drift: Drift, now_us: int) -> tuple[Any, ...]:
     """Return a difference as its columns, noticed now."""
     return (
         *(drift.tenant, drift.adapter, drift.kind, drift.resource, drift.previous, drift.provider),
-        *(drift.resolution, now_us),
+        *(drift.resolution, now_us, drift.changes),
     )
 
 
 def drift_of(row: tuple[Any, ...]) -> Drift:
     """Return a row of `SELECT_DRIFTS`."""
     return Drift(Tenant(row[0]), *row[1:])
+
+
+def compared_columns(compared: Compared, now_us: int) -> tuple[Any, ...]:
+    """Return as columns that a provider was compared now, or that it could not be."""
+    compared_us = now_us if compared.unreachable is None else 0
+    return (compared.tenant, compared.adapter, compared.unreachable, compared_us, now_us)
+
+
+def compared_of(row: tuple[Any, ...]) -> Compared:
+    """Return a row of `SELECT_COMPARISONS`."""
+    return Compared(Tenant(row[0]), *row[1:])

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
-from sovrun.core.commands.gates import AdapterLimits, Switch
+from sovrun.core.commands.gates import AdapterLimits, AdapterLimitsChange, Switch
 from sovrun.core.commands.journal import Command, CommandEvent, CommandId, Intention
 from sovrun.core.ids import Actor, Tenant
 from sovrun.ports import Clock
-from sovrun.store.journal import Drift, Intent, Resource
+from sovrun.store.journal import Compared, Drift, Intent, Resource
 from sovrun.store.payload import Payload
 from sovrun.stores.sqlite import journal_rows as sql
 from sovrun.stores.sqlite.journal import (
@@ -71,14 +71,16 @@ class JournalStore(JournalReader):
         await self._ask(MoveSwitch(switch, payloads))
 
     async def set_adapter_limits(
-        self, tenant: Tenant, adapter: str, limits: AdapterLimits, *, actor: Actor
-    ) -> None:
+        self, tenant: Tenant, adapter: str, change: AdapterLimitsChange, *, actor: Actor
+    ) -> AdapterLimits:
         """See `Journal.set_adapter_limits`."""
-        await self._ask(SetLimits(tenant, adapter, limits, actor))
+        return cast("AdapterLimits", await self._ask(SetLimits(tenant, adapter, change, actor)))
 
-    async def note_drifts(self, drifts: Sequence[Drift], *, seen: Sequence[Resource] = ()) -> None:
+    async def note_drifts(
+        self, drifts: Sequence[Drift], *, seen: Sequence[Resource] = (), compared: Compared | None = None
+    ) -> None:
         """See `Journal.note_drifts`."""
-        await self._ask(NoteDrifts(drifts, seen))
+        await self._ask(NoteDrifts(drifts, seen, compared))
 
     async def providers(self) -> Sequence[tuple[Tenant, str]]:
         """See `Journal.providers`."""

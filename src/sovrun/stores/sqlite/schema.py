@@ -16,7 +16,7 @@ from typing import Final
 
 from sovrun.core.errors import SovrunError, StoreOwned, StoreUnavailable, StoreVersion
 
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 """The newest version of the schema that this program knows."""
 
 APPLICATION_ID: Final = 0x534F5652

@@ -19,7 +19,7 @@ import re
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -82,6 +82,18 @@ def seeded(seed: int, share: float, methods: Iterable[str], fault: Fault = Fault
     def plan(method: str, _path: str, key: str, nth: int) -> Fault:
         strikes = method in chosen and Random(f"{seed}/{method}/{key}/{nth}").random() < share
         return fault if strikes else Fault.NONE
+
+    return plan
+
+
+def mixed(seed: int, share: float, methods: Iterable[str], faults: Sequence[Fault]) -> Plan:
+    """Have a share of requests meet one of several faults, each the same one for the same seed."""
+    strikes = seeded(seed, share, methods)
+
+    def plan(method: str, path: str, key: str, nth: int) -> Fault:
+        if strikes(method, path, key, nth) is Fault.NONE:
+            return Fault.NONE
+        return Random(f"{seed}/which/{method}/{key}/{nth}").choice(faults)
 
     return plan
 

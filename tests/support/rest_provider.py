@@ -168,11 +168,17 @@ class Desk:
         return Say(204)
 
 
-def desk_adapter(folder: Path, url: str, mapping: str = MAPPING) -> HttpAdapter:
-    """Return the adapter of such a provider."""
+def desk_mapping(folder: Path, mapping: str = MAPPING) -> Path:
+    """Write the file that describes such a provider, with the token that it demands beside it."""
     token, file = folder / "token", folder / "desk.yaml"
     token.write_text(SECRET + "\n")
     file.write_text(mapping.replace("TOKEN_FILE", str(token)))
+    return file
+
+
+def desk_adapter(folder: Path, url: str, mapping: str = MAPPING) -> HttpAdapter:
+    """Return the adapter of such a provider."""
+    file = desk_mapping(folder, mapping)
     return open_adapter("desk", {"mapping": str(file), "baseUrl": url}, clock=SystemClock())
 
 

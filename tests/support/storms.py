@@ -1,4 +1,4 @@
-"""Two storms with what each must leave behind: orders to a foreign server, deployments to supervisord."""
+"""Storms with what each must leave behind: orders to a foreign server and to one that forgets nothing, deployments to supervisord."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from support.order_server import MAKER_PRICE, MAPPING, OrderServer, order_server
-from support.proxies import Fault, Plan, Proxy, proxied, seeded
+from support.proxies import Fault, Plan, Proxy, mixed, proxied
+from support.rest import Got, Say, rest_server
+from support.rest_provider import Desk, desk_mapping
 from support.storm import TENANT, storm
 from support.supervisord import starts_by_deployment
 from support.supervisord_line import behind_a_proxy
 
 CUT_SHARE = 1 / 3
+FAULTS = (Fault.CUT_AFTER, Fault.CUT_AFTER, Fault.CUT_BEFORE, Fault.ERROR_AFTER)
 SIZE = Decimal(2)
 STRIKES = 4
 DEADLINE = "3s"
@@ -52,7 +55,7 @@ async def orders_in_a_storm(folder: Path, *, seed: int, orders: int, kills: int)
     server = await asyncio.to_thread(order_server)
     await server.empty()
     await server.offer("maker-1", size=str(SIZE * orders))
-    plan = seeded(seed, CUT_SHARE, {"POST"})
+    plan = mixed(seed, CUT_SHARE, {"POST"}, FAULTS)
     payloads = [order_payload(number) for number in range(orders)]
     async with proxied(server.port, plan) as proxy:
         adapters = {"exchange": {"kind": "http", "mapping": str(MAPPING), "baseUrl": proxy.url}}
@@ -75,6 +78,53 @@ async def orders_in_a_storm(folder: Path, *, seed: int, orders: int, kills: int)
         parked=len(raging.parked),
         sent_again=raging.sent_again,
         filled=filled,
+    )
+
+
+@dataclass(frozen=True)
+class ResentTold:
+    """What a storm of orders to a provider that forgets nothing was like; what it had to leave behind has been asserted."""
+
+    orders: int
+    kills: int
+    never_heard: int
+    sent_again: int
+
+
+async def resent_in_a_storm(folder: Path, *, seed: int, orders: int, kills: int) -> ResentTold:
+    """Have orders placed at a provider where what is not found was certainly not executed: nobody is ever asked."""
+    desk, seen_before = Desk(), Counter[str]()
+
+    def answer(got: Got) -> Say:
+        said = desk.answer(got)
+        if said.status == 409:
+            seen_before[got.json()["client"]] += 1
+        return said
+
+    payloads = [
+        {"symbol": "ACME", "side": "buy", "quantity": str(number + 1), "price": "1.5"}
+        for number in range(orders)
+    ]
+    plan = mixed(seed, CUT_SHARE, {"POST"}, FAULTS)
+    async with rest_server(answer) as server, proxied(server.port, plan) as proxy:
+        adapters = {"desk": {"kind": "http", "mapping": str(desk_mapping(folder)), "baseUrl": proxy.url}}
+        async with storm(folder, adapters, seed=seed, kills=kills) as raging:
+            await raging.rage("order.place", "desk", payloads, _posts(proxy), orders)
+            commands = await raging.settled()
+            histories = [await raging.history(command["commandId"]) for command in commands]
+    assert {command["state"] for command in commands} == {"confirmed"}
+    assert len(commands) == orders
+    assert Counter(held["client"] for held in desk.orders) == {
+        command["commandId"]: 1 for command in commands
+    }
+    assert seen_before.total() == 0, "it was sent what it had already"
+    assert sorted(held["quantity"] for held in desk.orders) == sorted(one["quantity"] for one in payloads)
+    assert raging.parked == set()
+    return ResentTold(
+        orders=len(commands),
+        kills=raging.kills_done,
+        never_heard=sum(asked.fault is Fault.CUT_BEFORE for asked in proxy.asked),
+        sent_again=sum(history.count("command.sent") > 1 for history in histories),
     )
 
 
@@ -137,7 +187,11 @@ async def deployments_in_a_storm(folder: Path, *, seed: int, deployments: int, k
         {"name": f"maker-{number}", "artifact": "bot", "parameters": {"number": number}}
         for number in range(deployments)
     ]
-    async with behind_a_proxy(_at_first(seeded(seed, CUT_SHARE, {"POST"}))) as (server, proxy, settings):
+    async with behind_a_proxy(_at_first(mixed(seed, CUT_SHARE, {"POST"}, FAULTS))) as (
+        server,
+        proxy,
+        settings,
+    ):
         settings["processingDeadline"] = DEADLINE
         async with storm(
             folder, {"host": {"kind": "supervisor", **settings}}, seed=seed, kills=kills

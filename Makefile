@@ -15,10 +15,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 LOCK := $(COMPILE) --extra examples pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock clean setup sandbox foreign
+.PHONY: help run test simulate-night lint format lock clean setup sandbox foreign
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
 run: setup sandbox ## run the example: evidence about this Python environment, in the sandbox
 	@mkdir -p $(dir $(STORE))
@@ -31,6 +31,10 @@ run: setup sandbox ## run the example: evidence about this Python environment, i
 
 test: lint sandbox foreign ## check everything: formatting, types, layers, tests
 	@$(BIN)/pytest -n auto
+
+simulate-night: setup ## repeat the two long simulations: 100,000 runs and 100,000 commands, about an hour
+	@$(BIN)/sovrun simulate --runs 100000 --seed 1000
+	@$(BIN)/sovrun simulate --commands 100000 --seed 100000
 
 lint: setup ## check the code without running it
 	@$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 
-from sovrun.core.canonical import canonical
+from sovrun.core.canonical import canonical, decode
 from sovrun.core.commands.model import CancelOrder, CreateDeployment, PlaceOrder, StopDeployment
 from sovrun.core.ids import Actor, Tenant
 from sovrun.execution.adapters.paper import open_adapter
@@ -36,6 +36,16 @@ async def paper_provider(_: Path) -> AsyncIterator[Provider]:
     """Open a paper provider as it is without settings, except for what may be deployed."""
     ledger = FaultyLedger()
     adapter = open_adapter(NAME, {"artifacts": ["momentum"]}, ledger=ledger)
+
+    def asked_by(client_id: str) -> tuple[str, str]:
+        (found,) = [
+            (str(tenant), str(entry["actor"]))
+            for (tenant, _), entries in ledger.kept.items()
+            for entry in map(decode, entries)
+            if entry.get("clientId") == client_id
+        ]
+        return found
+
     yield Provider(
         adapter=adapter,
         hanging=ledger.hanging,
@@ -47,6 +57,8 @@ async def paper_provider(_: Path) -> AsyncIterator[Provider]:
         deployment=CreateDeployment("trend", "momentum", Decimal("2500.50"), {"window": 20}),
         unknown_symbol="NOBODY",
         unknown_artifact="unheard-of",
+        further=(PAUSE, lambda deployment: {"deploymentId": deployment}),
+        asked_by=asked_by,
     )
     await adapter.close()
 

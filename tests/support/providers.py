@@ -7,10 +7,11 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from sovrun.core.commands.model import CreateDeployment, PlaceOrder
 from sovrun.core.ids import Actor, Tenant
-from sovrun.execution.port import Call, DeploymentStatus, ExecutionAdapter, OrderStatus
+from sovrun.execution.port import Call, Deployment, DeploymentStatus, Done, ExecutionAdapter, OrderStatus
 
 TENANT = Tenant("acme")
 NEIGHBOUR = Tenant("globex")
@@ -43,6 +44,9 @@ class Provider:
         wrong_mode: a mode that the adapter is not for.
         strange: while it is entered, the provider tells of what was just made under a client id in the word `STRANGE`, which the
             adapter does not map; None where adapter and provider are one program and share their words.
+        further: a further kind that it performs, and the payload for a deployment that there is; None where it performs none.
+        asked_by: for which tenant and on whose behalf the provider itself has been asked for what bears a client id; None
+            where it has no place for both.
     """
 
     adapter: ExecutionAdapter
@@ -59,6 +63,16 @@ class Provider:
     remembers: bool = True
     wrong_mode: str = "live"
     strange: Callable[[str], AbstractContextManager[None]] | None = None
+    further: tuple[str, Callable[[str], Mapping[str, Any]]] | None = None
+    asked_by: Callable[[str], tuple[str, str]] | None = None
+
+    async def deployed(self, call: Call) -> str:
+        """Have a deployment made; return the provider's id of it."""
+        assert self.deployment is not None
+        made = await self.adapter.create_deployment(call, self.deployment)
+        assert isinstance(made, Done)
+        assert isinstance(made.resource, Deployment)
+        return made.resource.id
 
 
 @dataclass(frozen=True)

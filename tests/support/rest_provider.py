@@ -85,7 +85,22 @@ deployments:
 portfolio:
   path: /portfolio
   cash: {items: [/cash/*], name: /currency, amount: /amount}
+  positions: {items: [/held/*], name: /symbol, amount: /amount}
 quote: {path: "/quotes/{symbol}", price: /last}
+"""
+REPORTS: Final = """\
+commands:
+  report.publish:
+    version: 1
+    schema:
+      type: object
+      properties: {about: {type: string}}
+      required: [about]
+      additionalProperties: false
+    perform: {method: PUT, path: "/reports/{clientId}", body: {about: {from: payload.about}}}
+    find: {path: "/reports/{clientId}", items: [/report]}
+    clientId: /client
+    owner: {at: /account, is: {from: tenant}}
 """
 
 
@@ -95,6 +110,9 @@ class Desk:
 
     orders: list[dict[str, Any]] = field(default_factory=list)
     deployments: list[dict[str, Any]] = field(default_factory=list)
+    reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    asked_by: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By client id of an order: the account and the person for whom it was placed."""
 
     def answer(self, got: Got) -> Say:
         account = got.headers.get("x-account")
@@ -102,7 +120,10 @@ class Desk:
             return Say(401, {"error": {"code": "WHO"}})
         match got.method, got.parts:
             case "POST", ["orders"]:
+                self.asked_by[got.json()["client"]] = (str(account), got.headers["x-on-behalf-of"])
                 return self._place(account, got.json())
+            case _, ["reports", client]:
+                return self._report(account, client, got)
             case "POST", ["orders", name, "cancel"]:
                 return self._cancel(self._of(self.orders, name, account))
             case "GET", ["orders", name]:
@@ -119,10 +140,31 @@ class Desk:
                 deployment["state"] = "down"
                 return Say(204)
             case "GET", ["portfolio"]:
-                return Say(200, {"cash": [{"currency": "EUR", "amount": "1000.10"}]})
+                return Say(200, self._portfolio(account))
             case "GET", ["quotes", "ACME"]:
                 return Say(200, b'{"last": 50.10}')
         return Say(404)
+
+    def _report(self, account: str | None, client: str, got: Got) -> Say:
+        if got.method == "PUT":
+            self.reports[client] = {**got.json(), "client": client, "account": account}
+            return Say(201)
+        return Say(200, {"report": self.reports[client]}) if client in self.reports else Say(404)
+
+    def _portfolio(self, account: str | None) -> dict[str, Any]:
+        """Return what is owned, of which the account had 1000.10 EUR before anything was filled."""
+        filled = [one for one in self.orders if one["account"] == account and Decimal(one["filled"])]
+        amounts = [
+            (
+                one["symbol"],
+                Decimal(one["filled"]) * (1 if one["side"] == "buy" else -1),
+                Decimal(one["average"]),
+            )
+            for one in filled
+        ]
+        cash = Decimal("1000.10") - sum((amount * price for _, amount, price in amounts), Decimal(0))
+        held = [{"symbol": symbol, "amount": str(amount)} for symbol, amount, _ in amounts]
+        return {"cash": [{"currency": "EUR", "amount": str(cash)}], "held": held}
 
     @staticmethod
     def _of(held: list[dict[str, Any]], name: str, account: str | None) -> dict[str, Any] | None:
@@ -185,8 +227,9 @@ def desk_adapter(folder: Path, url: str, mapping: str = MAPPING) -> HttpAdapter:
 @asynccontextmanager
 async def desk_provider(folder: Path) -> AsyncIterator[Provider]:
     """Give such a provider, empty."""
-    async with rest_server(Desk().answer) as server, proxied(server.port) as proxy:
-        adapter = desk_adapter(folder, proxy.url)
+    desk = Desk()
+    async with rest_server(desk.answer) as server, proxied(server.port) as proxy:
+        adapter = desk_adapter(folder, proxy.url, MAPPING + REPORTS)
         yield Provider(
             adapter,
             hanging=lambda: proxy.meeting(always(Fault.HANG)),
@@ -211,6 +254,8 @@ async def desk_provider(folder: Path) -> AsyncIterator[Provider]:
             deployment=CreateDeployment("bot-1", "bot", Decimal("1000.25"), {"speed": 3}),
             unknown_symbol="NOSUCH",
             unknown_artifact="nothing",
+            further=("report.publish", lambda deployment: {"about": deployment}),
+            asked_by=lambda client_id: desk.asked_by[client_id],
             strange=lambda client_id: proxy.saying(
                 in_turn(said(client_id, "OPEN", STRANGE), said(client_id, "up", STRANGE))
             ),

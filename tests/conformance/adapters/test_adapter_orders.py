@@ -20,7 +20,7 @@ from sovrun.execution.port import (
     UnreadableRecord,
     unreadable_in,
 )
-from support.providers import NEIGHBOUR, STRANGE, UNKNOWN_ID, Calls, Provider
+from support.providers import ACTOR, NEIGHBOUR, STRANGE, TENANT, UNKNOWN_ID, Calls, Provider
 
 PENDING, FILLED, CANCELLED = OrderStatus.PENDING, OrderStatus.FILLED, OrderStatus.CANCELLED
 
@@ -312,3 +312,33 @@ async def test_what_was_never_sent_is_told_from_what_is_unknown(exchange: Provid
             await exchange.adapter.cancel_order(calls.effect(), CancelOrder(UNKNOWN_ID))
         with pytest.raises(OutcomeUnknown):
             await exchange.adapter.list_orders(calls.read())
+
+
+async def test_what_was_filled_is_owned_and_was_paid_for(exchange: Provider, calls: Calls) -> None:
+    adapter = exchange.adapter
+    before = await adapter.portfolio(calls.read())
+    assert before.positions == {}
+    call = calls.effect()
+    await placed(exchange, call, exchange.filled)
+    order = await adapter.find_order(calls.read(), str(call.client_id))
+    assert order is not None
+    assert order.filled > 0
+    signed = order.filled if order.side == "buy" else -order.filled
+    after = await adapter.portfolio(calls.read())
+    assert after.positions == {order.symbol: signed}
+    for name, cash in before.cash.items():
+        assert order.average_price is not None
+        paid = cash - after.cash[name]
+        assert abs(paid - signed * order.average_price) < Decimal("1e-9"), "an average may be rounded"
+    theirs = await adapter.portfolio(calls.read(NEIGHBOUR))
+    assert (theirs.positions, theirs.cash) == ({}, before.cash)
+
+
+async def test_the_provider_is_told_for_whom_it_is_asked(exchange: Provider, calls: Calls) -> None:
+    for tenant in (TENANT, NEIGHBOUR):
+        call = calls.effect(tenant=tenant)
+        order = await placed(exchange, call, exchange.resting)
+        if exchange.asked_by is None:  # then the tenant is in the names that it is given
+            assert tenant in order.id
+        else:
+            assert exchange.asked_by(str(call.client_id)) == (tenant, ACTOR)

@@ -336,6 +336,8 @@ def test_a_run_that_was_cancelled_says_that_an_effect_is_unresolved(tmp_path: Pa
         (provider,) = compared.json["providers"]
         assert (provider["comparedAt"], provider["unreachable"] is None) == (None, False)
         assert "desk could not be compared at 2" in server.do("drift").err
+        assert server.do("drift", "--now").code == 3
+        assert server.log().count("desk of tenant default could not be compared") == 1, "it is said once"
         done = server.do(
             "resolve", left["commandId"], "--refused", "--rationale", "it is switched off", "--json"
         )

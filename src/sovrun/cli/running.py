@@ -207,9 +207,8 @@ def resume(
             waiting = await opened.store.unfinished()
             before = await opened.store.open_commands(OPEN_MAX)
             if not as_json:
-                err.print(
-                    f"{counted(len(waiting), 'unfinished run')} and {counted(len(before), 'open command')} in {address}"
-                )
+                more = f" and {counted(len(before), 'open command')}" if before else ""
+                err.print(f"{counted(len(waiting), 'unfinished run')}{more} in {address}")
             ended = [await opened.engine.wait_idle(tenant, run) for tenant, run in waiting]
             await opened.engine.settle_commands()
             commands = Commands.of(before, await opened.store.open_commands(OPEN_MAX))

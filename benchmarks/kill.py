@@ -192,17 +192,17 @@ class Assault:
             dag = opened.load(self.file, TENANT)
             await opened.engine.register(dag, local_actor())
             for variant in range(VARIANTS):
-                submitted = await opened.engine.submit(self.request(dag, variant))
+                submitted = await opened.engine.submit(self.request(dag, variant, "in-process"))
                 record = await opened.engine.wait(TENANT, submitted.run)
                 assert record.head.outcome is not None
                 outcomes.append(str(record.head.outcome))
         return outcomes
 
-    def request(self, dag: KnownDag, number: int) -> RunRequest:
+    def request(self, dag: KnownDag, number: int, isolation: str) -> RunRequest:
         """Return the request for one run."""
         key = RunKey(caller=f"run-{number}")
         given = {"seed": number % VARIANTS}
-        return RunRequest(dag, given, key, local_actor(), self.options.isolation, None, 100)
+        return RunRequest(dag, given, key, local_actor(), isolation, None, 100)
 
     async def submit_all(self) -> None:
         """Submit the runs, spread over the kills; what was not acknowledged is submitted again under its key."""
@@ -216,7 +216,7 @@ class Assault:
                 try:
                     async with open_submitting(self.address) as opened:
                         dag = opened.load(self.file, TENANT)
-                        submitted = await opened.submit(self.request(dag, number))
+                        submitted = await opened.submit(self.request(dag, number, self.options.isolation))
                         self.acknowledged[number] = submitted.run
                 except SovrunError:
                     self.refused_submissions += 1

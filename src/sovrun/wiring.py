@@ -291,6 +291,7 @@ async def open_engine(
     clock = SystemClock()
     settings = adapter_settings(adapters)
     isolation = isolation_of(isolation)
+    allowed_endpoints(allow)  # what the operator has misspelt is said before anything is made
     with _file_store(address) as files:
         # The store first: where a server owns it, what this machine could isolate is of no matter.
         store: Store = (
@@ -380,6 +381,7 @@ async def open_worker(
         name: of this life of the worker, by which its server knows that it is over; None makes one up.
         allow, secrets: see `open_executor`.
     """
+    allowed_endpoints(allow)  # as in `open_engine`
     path = _path_of(address)
     files = files_of(path)
     store = RemoteStore(socket_of(path))

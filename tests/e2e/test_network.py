@@ -75,7 +75,7 @@ def site(tmp_path: Path):
 
 def test_what_a_connection_carried_is_in_the_history_and_in_no_hash_but_the_chain(site: Site) -> None:
     long, short = (
-        site.run("--allow-endpoint", site.entry, "--json", "--input", f"url=http://{site.name}/{path}").json
+        site.run("--allow-endpoint", site.entry, "--json", path=f"/{path}").json
         for path in ("x" * 400, "x" * 400)
     )
     assert long["outcomeHash"] == short["outcomeHash"]

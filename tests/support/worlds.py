@@ -58,7 +58,7 @@ class World:
 def admitted(spec: DagSpec) -> World:
     """Return the run of a DAG just after it was submitted."""
     plan = plan_of(spec)
-    head = Run(1, RunId("0" * 32), Tenant("t"), VERSION, INPUTS, 100, State.RECEIVED, Counts())
+    head = Run(1, RunId("0" * 32), Tenant("t"), VERSION, INPUTS, 100, "sandbox", State.RECEIVED, Counts())
     before = World(plan, head, (Step(),) * plan.size, tuple(Tally(len(needs)) for needs in plan.needs))
     write = Write(plan, head, 0)
     write.receive(Actor("local:tester"), "{}")

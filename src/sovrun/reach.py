@@ -259,9 +259,7 @@ async def compare(address: StoreAddress, tenant: Tenant, adapters: Path | None) 
     return [comparison_json(one) for one in compared]
 
 
-async def adapters_of(
-    address: StoreAddress, tenant: Tenant, adapters: Path | None
-) -> list[dict[str, Any]]:
+async def adapters_of(address: StoreAddress, tenant: Tenant, adapters: Path | None) -> list[dict[str, Any]]:
     """Return a tenant's adapters: those of the store's server, without one those of the settings, be there a store or not.
 
     Raises: InvalidSetting.

@@ -343,6 +343,7 @@ def _cancelled(step: StepView, entry: Entry, run: Surroundings) -> None:
     expected = reason if reason in ("upstream_failed", "not_selected") else "circumstance"
     if entry.data["cause"] != expected:
         broken("causes", f"{step.spec.id} cancelled by {reason} is {expected}, not {entry.data['cause']}")
+    run.stopping |= reason == "fail_fast"  # also where the next write has the very same time
     if reason == "fail_fast" and not (run.fail_fast and run.failed):
         broken("decisions", f"{step.spec.id} is cancelled by failFast, and nothing failed or nobody asked")
     if reason == "run_budget_exhausted" and (run.budget is None or run.failures < run.budget):

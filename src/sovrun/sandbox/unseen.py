@@ -1,7 +1,7 @@
 """Memory of a step that is in no process's resident size, where no control group counts it.
 
 Owns: `shared_bytes`, `socket_bytes`: upper bounds where the kernel tells nobody the exact figure. Shared memory without a
-file counts as it was reserved, for its pages stay when nobody shows them any more.
+file counts as it was reserved, for its pages stay when nobody shows them any more. Also `text_of`, by which /proc is read.
 Must not touch: what is to be done about it. Standard library only.
 """
 
@@ -20,7 +20,7 @@ def shared_bytes(pids: Iterable[int]) -> int:
     """Return the size of all shared memory without a file that these processes show, each counted once."""
     sizes: dict[str, int] = {}
     for pid in pids:
-        for line in _text(f"/proc/{pid}/maps").splitlines():
+        for line in text_of(f"/proc/{pid}/maps").splitlines():
             if line.endswith(_SHARED):
                 span, _, offset, _, inode, _ = line.split(None, 5)
                 first, last = (int(end, 16) for end in span.split("-"))
@@ -29,11 +29,11 @@ def shared_bytes(pids: Iterable[int]) -> int:
 
 
 def shown_bytes(pids: Iterable[int]) -> int:
-    """Return how much of that shared memory is in these processes' resident sizes, counted as often as it is there."""
+    """Return how much of that shared memory is in these processes' proportional sizes."""
     shown = 0
     for pid in pids:
         is_shared = False
-        for line in _text(f"/proc/{pid}/smaps").splitlines():
+        for line in text_of(f"/proc/{pid}/smaps").splitlines():
             name = line.split(" ", 1)[0]
             if not name.endswith(":"):
                 is_shared = line.endswith(_SHARED)
@@ -45,18 +45,19 @@ def shown_bytes(pids: Iterable[int]) -> int:
 def socket_bytes(pid: int) -> int:
     """Return what waits in the internet sockets of a process's network, and what may wait in the local ones.
 
-    Nobody tells how much waits in a local socket, so that each beyond `SOCKETS_FREE` counts with the most that may.
+    Where there are no more than `SOCKETS_FREE` of any kind, nothing counts. Nobody tells how much waits in a local
+    socket, so that each beyond these counts with the most that may.
     """
-    statistics = _text(f"/proc/{pid}/net/sockstat")
+    statistics = text_of(f"/proc/{pid}/net/sockstat")
     if _count(statistics, "sockets: used") <= SOCKETS_FREE:
         return 0
     found = 0
     for kind in ("tcp", "tcp6", "udp", "udp6"):  # to list them takes long where the machine has many
-        if _count(statistics + _text(f"/proc/{pid}/net/sockstat6"), f"{kind.upper()}: inuse"):
-            queues = (line.split()[4] for line in _text(f"/proc/{pid}/net/{kind}").splitlines()[1:])
+        if _count(statistics + text_of(f"/proc/{pid}/net/sockstat6"), f"{kind.upper()}: inuse"):
+            queues = (line.split()[4] for line in text_of(f"/proc/{pid}/net/{kind}").splitlines()[1:])
             found += sum(int(part, 16) for both in queues for part in both.split(":"))
-    beyond = _text(f"/proc/{pid}/net/unix").count("\n") - 1 - SOCKETS_FREE
-    return found + (beyond * int(_text("/proc/sys/net/core/wmem_max") or 0) if beyond > 0 else 0)
+    beyond = text_of(f"/proc/{pid}/net/unix").count("\n") - 1 - SOCKETS_FREE
+    return found + (beyond * int(text_of("/proc/sys/net/core/wmem_max") or 0) if beyond > 0 else 0)
 
 
 def _count(statistics: str, name: str) -> int:
@@ -66,7 +67,8 @@ def _count(statistics: str, name: str) -> int:
     return 0
 
 
-def _text(path: str) -> str:
+def text_of(path: str) -> str:
+    """Return what the kernel says in a file, nothing when whom it is about has ended meanwhile."""
     try:
         with open(path) as source:  # noqa: PTH123 -- looked at ten times a second
             return source.read()

@@ -17,6 +17,7 @@ from typing import Any, Final
 from sovrun.sandbox import unseen
 from sovrun.sandbox.cgroups import Group
 from sovrun.sandbox.processor_time import ProcessorTime
+from sovrun.sandbox.unseen import text_of
 from sovrun.sandbox.verdicts import failure
 
 INTERVAL_S: Final = 0.1
@@ -133,14 +134,14 @@ def _children(pid: int) -> list[int]:
     found: list[int] = []
     with suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 -- looked at ten times a second
-            found += map(int, _read(f"/proc/{pid}/task/{task}/children").split())
+            found += map(int, text_of(f"/proc/{pid}/task/{task}/children").split())
     return found
 
 
 def _parents() -> dict[int, int]:
     """Return the parent of every process."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 -- as above
-    stats = {pid: _read(f"/proc/{pid}/stat").rpartition(")")[2].split() for pid in pids}
+    stats = {pid: text_of(f"/proc/{pid}/stat").rpartition(")")[2].split() for pid in pids}
     return {pid: int(fields[1]) for pid, fields in stats.items() if fields}
 
 
@@ -148,27 +149,19 @@ def _children_by_parent(parents: Mapping[int, int], pid: int) -> list[int]:
     return [child for child, parent in parents.items() if parent == pid]
 
 
-def _read(path: str) -> str:
-    try:
-        with open(path) as source:  # noqa: PTH123 -- looked at ten times a second
-            return source.read()
-    except OSError:  # it has ended meanwhile
-        return ""
-
-
 def _cpu_of(pid: int) -> int:
     """Return a process's processor time with that of the children it has waited for, in microseconds."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    fields = text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) * _TICK_US
 
 
 def _resident(pid: int) -> int:
-    fields = _read(f"/proc/{pid}/statm").split()
+    fields = text_of(f"/proc/{pid}/statm").split()
     return int(fields[1]) * _PAGE if fields else 0
 
 
 def _proportional(pid: int) -> int:
-    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+    for line in text_of(f"/proc/{pid}/smaps_rollup").splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     return _resident(pid)
